@@ -1,0 +1,109 @@
+"""Drafting: one loop, `grow`, and the rules that choose the nodes of a level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from mtad.decoder import Text
+from mtad.law import Law, inverse_cdf
+from mtad.session import Read, Reader
+from mtad.tree import ROOT, Tree
+
+Draw = Callable[[int], float]  # the index-th uniform of a level
+
+
+class Rule(Protocol):
+    """Adds one level below `beams` and returns its nodes in the order in which they were drawn."""
+
+    def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A drafted tree.
+
+    Attributes:
+        tree: its nodes stand level by level, each level in draw order.
+        law: the drafting model's law; a row for every node that has children.
+        ends: complete candidates: the last level's nodes and those that ended before in an end token.
+    """
+
+    tree: Tree
+    law: Law
+    ends: list[int]
+
+    def best(self) -> int:
+        """The complete candidate with the highest joint probability under the drafting model; the first of equals."""
+        joint = self.tree.joint(self.law)
+        return max(self.ends, key=lambda node: (joint[node], -node))
+
+
+def grow(reader: Reader, rule: Rule, depth: int, text: Text) -> Generator[Read, Law, Draft]:
+    """Grow a tree of `depth` levels; nodes that end the text are set aside and not grown further."""
+    tree, beams, ended = Tree(), [ROOT], list[int]()
+    law = Law(None, np.zeros((0, 0)))
+    for level in range(depth):
+        law = yield reader.read(tree)
+        position = text.start + level
+        nodes = rule(tree, law, beams, lambda index, at=position: text.luck.draft(at, text.start, index))  # type: ignore[misc]
+        ended += [node for node in nodes if tree.tokens[node] in text.eos]
+        beams = [node for node in nodes if tree.tokens[node] not in text.eos]
+        if not beams:
+            break
+    return Draft(tree, law, ended + beams)
+
+
+@dataclass(frozen=True)
+class OneEach:
+    """One child for every beam, drawn from its law: chains."""
+
+    def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]:
+        return [tree.add(beam, law.draw(beam, draw(index))) for index, beam in enumerate(beams)]
+
+
+@dataclass(frozen=True)
+class BeamSample:
+    """`width` (beam, token) pairs drawn from the normalised joint weights, without replacement unless asked for.
+
+    Without replacement, no more are drawn than the support that truncation leaves.
+    """
+
+    width: int
+    replacement: bool = False
+
+    def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]:
+        parents, tokens, logw = _pairs(tree, law, beams)
+        weights = np.exp(logw - logw.max())
+        nodes = []
+        draws = self.width if self.replacement else min(self.width, int(np.count_nonzero(weights)))
+        for index in range(draws):
+            pick = inverse_cdf(weights, draw(index))
+            nodes.append(tree.add(int(parents[pick]), int(tokens[pick])))
+            if not self.replacement:
+                weights[pick] = 0.0
+        return nodes
+
+
+@dataclass(frozen=True)
+class BeamSearch:
+    """The `width` (beam, token) pairs with the largest joint weights; equal ones by beam, then token id."""
+
+    width: int
+
+    def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]:
+        parents, tokens, logw = _pairs(tree, law, beams)
+        order = np.argsort(-logw, kind="stable")[: self.width]
+        return [tree.add(int(parents[i]), int(tokens[i])) for i in order if logw[i] > -np.inf]
+
+
+def _pairs(tree: Tree, law: Law, beams: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every (beam, token) of the support: parents, tokens, joint log-weights; by beam, then token id."""
+    joint = tree.joint(law)
+    rows = [law.row(beam) for beam in beams]
+    parents = np.repeat(beams, [len(ids) for ids, _ in rows])
+    tokens = np.concatenate([ids for ids, _ in rows])
+    return parents, tokens, np.concatenate([joint[beam] + logp for beam, (_, logp) in zip(beams, rows, strict=True)])

@@ -1,0 +1,273 @@
+"""A session: one model, its cache, and one text, with three verbs: `open`, `read`, `commit`.
+
+- `open(prompt)` starts a text and reads all of the prompt but its last token, in chunks.
+- `read(tree)` asks for the law after every node of a tree. It is a request, served by `serve`, so that the reads of
+  many texts can share one forward. Only nodes not read before are computed: the session keeps a trie of the paths it
+  has read since the last commit, and any tree is looked up in it by token values.
+- `commit(tokens)` appends to the text and keeps the keys of the longest read path that spells these tokens. Target
+  and draft may have read different trees; committed tokens that a model has not read are fed before its next tree.
+
+Knows token ids only. Refuses to know how a forward is computed (`Model`), and what is decided upon the laws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from mtad.law import RAW, Law, Warp
+from mtad.tree import Tree
+
+PREFILL_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Feed:
+    """New tokens of one text for one forward.
+
+    Attributes:
+        row: the text's row of the cache.
+        start: cache position of the first new token; the others follow.
+        tokens: the new token ids, n of them.
+        positions: their positions in the text (equal for siblings), n.
+        sees: bool [n, start + n]: the cache positions that each new token attends to, itself included.
+        keep: for how many of the last tokens logits are wanted.
+    """
+
+    row: int
+    start: int
+    tokens: list[int]
+    positions: list[int]
+    sees: np.ndarray
+    keep: int
+
+
+class Model(Protocol):
+    """What a session needs of a model: a causal LM with a cache that is addressed by row and position."""
+
+    max_positions: int
+    vocabulary: int
+    tolerance: float  # how far a logit may move when the same text is read in another shape
+
+    def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        """One forward for all feeds; for each the logits [keep, vocabulary] after its last `keep` tokens."""
+
+    def move(self, row: int, sources: list[int], start: int) -> None:
+        """Move cache entries `sources` of `row` to `start`, `start` + 1, ..."""
+
+    def synchronise(self) -> None:
+        """Wait until the device has done all it was asked for."""
+
+
+@dataclass
+class Counts:
+    """What a session did since `open`, without the prefill."""
+
+    forwards: int = 0
+    nodes: int = 0
+    seconds: float = 0.0
+
+
+class Session:
+    """One text on one row of a model's cache. Not thread-safe; a new `open` starts afresh."""
+
+    def __init__(self, model: Model, row: int = 0) -> None:
+        self.model = model
+        self.row = row
+        self.text: list[int] = []
+        self.version = 0  # counts commits, so that readers know when their rows are stale
+        self.counts = Counts()
+        self._kept = 0  # text tokens whose keys are in the cache
+        self._forget()
+
+    def _forget(self) -> None:
+        self._chunks: list[torch.Tensor] = []  # logits of the root, then of every read node, in order of reading
+        self._slots: dict[tuple[int, int], int] = {}  # (parent slot, token) -> slot; slot 0 is the root
+        self._sees: list[np.ndarray] = [np.zeros(0, dtype=bool)]  # per slot: the slots > 0 on its path
+        self._depths = [0]
+
+    def open(self, prompt: Sequence[int]) -> None:
+        """Start a text; reads all but the last token of `prompt` (at least one token) in chunks."""
+        if not prompt:
+            raise ValueError("a prompt needs at least one token")
+        self.text, self._kept, self.counts = list(prompt), 0, Counts()
+        self.version += 1
+        self._forget()
+        while self._kept < len(prompt) - 1:
+            end = min(self._kept + PREFILL_CHUNK, len(prompt) - 1)
+            self.model.forward([self._feed_text(self._kept, end)])
+            self._kept = end
+
+    def read(self, tree: Tree) -> Read:
+        """Ask for the raw law (temperature 1, nothing cut off) after every node of `tree`; see `Reader` for others."""
+        return Reader(self, RAW).read(tree)
+
+    def commit(self, tokens: Sequence[int]) -> None:
+        """Append `tokens` to the text; ``commit([])`` only drops what was read below the root."""
+        path = [0]
+        for token in tokens:
+            slot = self._slots.get((path[-1], token))
+            if slot is None:
+                break
+            path.append(slot)
+        if self._chunks and len(path) > 1:
+            sources = [self._kept + slot - 1 for slot in path[1:]]
+            if sources != list(range(self._kept, self._kept + len(sources))):
+                self.model.move(self.row, sources, self._kept)
+        root = self._logits(path[-1]) if self._chunks and len(path) == len(tokens) + 1 else None
+        self._kept += len(path) - 1
+        self.text.extend(tokens)
+        self.version += 1
+        self._forget()
+        if root is not None:
+            self._chunks.append(root)
+
+    # -- what `serve` and `Reader` use -------------------------------------------------------------------------
+
+    def slots(self, tree: Tree) -> list[int]:
+        """The slot of every node of a tree that has been read."""
+        slots = [0]
+        for node in range(1, len(tree)):
+            slots.append(self._slots[slots[tree.parents[node]], tree.tokens[node]])
+        return slots
+
+    def feed(self, tree: Tree) -> Feed | None:
+        """Enter the nodes of `tree` not read before, and return what has to be computed for them, if anything."""
+        pending = len(self.text) - self._kept
+        first = len(self._depths)
+        tokens, slots = [], [0]
+        for node in range(1, len(tree)):
+            key = (slots[tree.parents[node]], tree.tokens[node])
+            slot = self._slots.get(key)
+            if slot is None:
+                slot = self._slots[key] = len(self._depths)
+                parent_sees = self._sees[key[0]]
+                sees = np.zeros(slot, dtype=bool)
+                sees[: len(parent_sees)] = parent_sees
+                sees[slot - 1] = True
+                self._sees.append(sees)
+                self._depths.append(self._depths[key[0]] + 1)
+                tokens.append(key[1])
+            slots.append(slot)
+        if not pending and not tokens:
+            return None
+        feed = self._feed_text(self._kept, len(self.text), tokens)
+        end = len(self.text) + first - 1
+        for i in range(len(tokens)):
+            sees = self._sees[first + i]
+            feed.sees[pending + i, len(self.text) : len(self.text) + len(sees)] = sees
+        if not pending:
+            feed = Feed(self.row, end, tokens, feed.positions, feed.sees, len(tokens))
+        feed.positions[pending:] = [len(self.text) - 1 + depth for depth in self._depths[first:]]
+        return feed
+
+    def _feed_text(self, start: int, end: int, nodes: Sequence[int] = ()) -> Feed:
+        """Text tokens start..end, then `nodes` of the tree, whose rows see the whole text (and so far no node)."""
+        new, tree = end - start, len(self._depths) - 1
+        sees = np.zeros((new + len(nodes), end + tree), dtype=bool)
+        sees[:, :end] = np.tri(len(sees), end, start, dtype=bool)
+        return Feed(self.row, start, self.text[start:end] + list(nodes), list(range(start, end)), sees, len(nodes) + 1)
+
+    def receive(self, logits: torch.Tensor) -> None:
+        """Take the logits of the last feed."""
+        self._kept = len(self.text)
+        self._chunks.append(logits)
+
+    def chunks(self, start: int) -> list[torch.Tensor]:
+        """Logits by chunk of reading, from chunk number `start` on; rows in order of slots."""
+        return self._chunks[start:]
+
+    def _logits(self, slot: int) -> torch.Tensor:
+        for chunk in self._chunks:
+            if slot < len(chunk):
+                return chunk[slot : slot + 1].clone()
+            slot -= len(chunk)
+        raise IndexError(slot)
+
+
+class Reader:
+    """A session seen through a warp: what a decoder's round is given. Laws already warped are not warped again."""
+
+    def __init__(self, session: Session, warp: Warp) -> None:
+        self.session = session
+        self.warp = warp
+        self._version = -1
+        self._chunks = 0
+        self._rows = 0
+        self._ids: np.ndarray | None = None
+        self._logp = np.zeros((0, 0))
+
+    def read(self, tree: Tree) -> Read:
+        """Ask for the law after every node of `tree`: ``law = yield reader.read(tree)``."""
+        return Read(self, tree)
+
+    @property
+    def raw(self) -> Reader:
+        """The same session under the untruncated law at temperature 1."""
+        return self if self.warp == RAW else Reader(self.session, RAW)
+
+    def law(self, tree: Tree) -> Law:
+        """The law after every node of a tree whose read has been served."""
+        if self._version != self.session.version:
+            self._version, self._chunks, self._rows = self.session.version, 0, 0
+        for chunk in self.session.chunks(self._chunks):
+            self._append(self.warp(chunk))
+            self._chunks += 1
+        slots = np.array(self.session.slots(tree))
+        return Law(None if self._ids is None else self._ids[: self._rows], self._logp[: self._rows]).take(slots)
+
+    def _append(self, law: Law) -> None:
+        """Add rows to the table, whose capacity and width grow by doubling and by need."""
+        end, width = self._rows + len(law), max(law.logp.shape[1], self._logp.shape[1])
+        if end > len(self._logp) or width > self._logp.shape[1]:
+            rows = max(end, 2 * len(self._logp))
+            logp = np.full((rows, width), -np.inf)
+            logp[: self._rows, : self._logp.shape[1]] = self._logp[: self._rows]
+            if law.ids is not None:
+                ids = np.full((rows, width), np.iinfo(np.int64).max)
+                if self._ids is not None:
+                    ids[: self._rows, : self._ids.shape[1]] = self._ids[: self._rows]
+                self._ids = ids
+            self._logp = logp
+        self._logp[self._rows : end] = -np.inf
+        self._logp[self._rows : end, : law.logp.shape[1]] = law.logp
+        if law.ids is not None and self._ids is not None:
+            self._ids[self._rows : end] = np.iinfo(np.int64).max
+            self._ids[self._rows : end, : law.ids.shape[1]] = law.ids
+        self._rows = end
+
+
+@dataclass(frozen=True)
+class Read:
+    """A request for the law after every node of `tree`; yielded by rounds, answered by `serve`."""
+
+    reader: Reader
+    tree: Tree
+
+
+def serve(reads: Sequence[Read]) -> list[Law]:
+    """Answer reads of any number of texts, those of one model by one forward; laws in the order of the reads."""
+    feeds: dict[int, list[tuple[Session, Feed]]] = {}
+    for read in reads:
+        session = read.reader.session
+        feed = session.feed(read.tree)
+        if feed is not None:
+            feeds.setdefault(id(session.model), []).append((session, feed))
+    for group in feeds.values():
+        model = group[0][0].model
+        started = perf_counter()
+        logits = model.forward([feed for _, feed in group])
+        model.synchronise()
+        seconds = (perf_counter() - started) / len(group)
+        for (session, feed), rows in zip(group, logits, strict=True):
+            session.receive(rows)
+            session.counts.forwards += 1
+            session.counts.nodes += len(feed.tokens)
+            session.counts.seconds += seconds
+    return [read.reader.law(read.tree) for read in reads]
+
