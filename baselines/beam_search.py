@@ -1,8 +1,8 @@
 """Beam search on the target over the whole output; deterministic, no draft.
 
 The classic control for likelihood-seeking decoders (Graves, arXiv 1211.3711; see also Holtzman et al., arXiv
-1904.09751, on what it does to text). Keeps the `width` most probable prefixes; a prefix that ends the text competes by its joint
-probability, without length normalisation.
+1904.09751, on what it does to text). Keeps the `width` most probable prefixes; a prefix that ends the text competes by
+its joint probability, without length normalisation.
 """
 
 from __future__ import annotations

@@ -158,4 +158,3 @@ class Search:
             shortfall=0.0 if proven else max(float(rest - self._joint), 0.0),
             expansions=self._read,
         )
-

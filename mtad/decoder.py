@@ -143,6 +143,7 @@ class WholeDecoder(Protocol):
 
 
 Decoder = RoundDecoder | WholeDecoder
+Write = Callable[[Text, Reader, Reader], Generator[Read, Law, Sequence[Round]]]
 
 
 @dataclass(frozen=True)
@@ -247,11 +248,13 @@ def writing(
 ) -> Generator[Read, Law, Output]:
     """`generate` as a generator of reads, for `drive`."""
     sessions = (target, draft) if decoder.drafts else (target,)
+    if decoder.drafts and target.model is draft.model and target.row == draft.row:
+        raise ValueError("target and draft need a cache row each")
     longest = min(session.model.max_positions for session in sessions)
     if len(prompt) + limits.max_new_tokens > longest:
         raise UserError(
-            f"prompt ({len(prompt)} tokens) and max_new_tokens ({limits.max_new_tokens}) exceed the {longest} positions "
-            f"of the pair; shorten the prompt or lower max_new_tokens"
+            f"prompt ({len(prompt)} tokens) and max_new_tokens ({limits.max_new_tokens}) exceed the {longest} "
+            f"positions of the pair; shorten the prompt or lower max_new_tokens"
         )
     ending = Ending(limits, detokenise)
     started = perf_counter()
@@ -260,17 +263,14 @@ def writing(
         session.model.synchronise()
     prefilled = perf_counter()
     warp = sampling.warp(decoder.joint)
+    write = _one_round(decoder) if isinstance(decoder, RoundDecoder) else decoder.write
     readers = Reader(target, warp), Reader(draft, warp)
     output: list[int] = []
     rounds: list[Round] = []
     finish, commit_seconds = None, 0.0
     while finish is None:
         text = Text([*prompt, *output], limits.max_new_tokens - len(output), ending.eos, luck, sampling.greedy, ending)
-        if isinstance(decoder, RoundDecoder):
-            new: Sequence[Round] = [(yield from decoder.round(text, *readers))]
-        else:
-            new = yield from decoder.write(text, *readers)
-        for step in new:
+        for step in (yield from write(text, *readers)):
             length, finish = ending.cut(output, step.tokens)
             rounds.append(step.cut(length))
             output += rounds[-1].tokens
@@ -295,6 +295,15 @@ def writing(
         decode_seconds=decode_seconds,
         commit_seconds=commit_seconds,
     )
+
+
+def _one_round(decoder: RoundDecoder) -> Write:
+    """A decoder of rounds in the shape of one of whole texts."""
+
+    def write(text: Text, target: Reader, draft: Reader) -> Generator[Read, Law, Sequence[Round]]:
+        return [(yield from decoder.round(text, target, draft))]
+
+    return write
 
 
 class Ending:

@@ -3,3 +3,8 @@
 
 class UserError(Exception):
     """Bad input from outside (a key, a value, a folder, a file); the message says what is wrong and what to do."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another library's message, to be quoted in one of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,15 +1,16 @@
 """MJGD, multi-token joint greedy decoding: each round appends the most probable *block* of gamma tokens.
 
-Qin et al., arXiv 2407.09722 (v1: MJGD; later versions: MTJD). The paper calls it infeasible, |V|^gamma continuations, and
-stands in for it with beam search. Log-probabilities are <= 0, so best-first search over prefixes finds a true argmax
-with a proof: every prefix left over is at most as probable as the block. With x* the best block, at most 1 / p(x*)
-prefixes of each depth have to be read.
+Qin et al., arXiv 2407.09722 (v1: MJGD; later versions: MTJD). The paper calls it infeasible, |V|^gamma continuations,
+and stands in for it with beam search. Log-probabilities are <= 0, so best-first search over prefixes finds a true
+argmax with a proof: every prefix left over is at most as probable as the block. With x* the best block, at most
+1 / p(x*) prefixes of each depth have to be read.
 
     x* = argmax p(x_1..x_gamma | text);  ties: the smaller token ids
 
 `assist: draft` is this project's own: the draft model grows a beam tree of depth gamma - 1, the target reads it in one
 forward, and the search pays a forward only for prefixes that it still needs. Same output, fewer target forwards.
-An end token is absorbing: a prefix that ends in one is complete, and competes with full blocks by its joint probability.
+An end token is absorbing: a prefix that ends in one is complete, and competes with full blocks by its joint
+probability.
 """
 
 from __future__ import annotations

@@ -270,4 +270,3 @@ def serve(reads: Sequence[Read]) -> list[Law]:
             session.counts.nodes += len(feed.tokens)
             session.counts.seconds += seconds
     return [read.reader.law(read.tree) for read in reads]
-

@@ -1,0 +1,262 @@
+"""A model pair, from hub ids or folders: what can be checked without weights first, the weights then.
+
+Knows Hugging Face's formats. Every reason not to load is a `UserError` of one line that says what to do, found within
+seconds and before any weight is read where that is possible. Knows nothing of configurations, tasks and results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from mtad.errors import UserError, first_line
+from mtad.hub import commit_of
+from mtad.model import CausalModel
+
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+PACKAGE = Path(__file__).parent
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+CONTENT = (*WEIGHTS, "*.json", "*.model", "*.txt")
+HASHED_WHOLE_BYTES = 2**30  # of larger files only evenly spaced blocks are hashed: 140 GB would take minutes
+BLOCK_BYTES = 2**20
+BLOCKS = 64
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which weights a user asks for.
+
+    Attributes:
+        id: repository on the Hugging Face hub.
+        revision: its branch, tag or commit; None is the default branch.
+        path: a folder instead, which wins over `id`; one that begins with `mtad/` lies in this package.
+        dtype: fp32, bf16 or fp16.
+    """
+
+    id: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    dtype: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights came from, without any absolute path.
+
+    Attributes:
+        id, revision: hub repository and commit, or None.
+        folder, sha256: a folder's own name and the hash of its content, or None.
+        dtype: the type of number that the weights are used in.
+    """
+
+    id: str | None
+    revision: str | None
+    folder: str | None
+    sha256: str | None
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """One model as found, its weights not read yet. `name` is what messages call it."""
+
+    name: str
+    where: str
+    revision: str | None
+    config: Any
+    dtype: torch.dtype
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two loaded models over one vocabulary.
+
+    Attributes:
+        eos: ids that end a text.
+        max_positions: the longest text that both models take, in tokens.
+        origins: of `target` and `draft`.
+    """
+
+    target: CausalModel
+    draft: CausalModel
+    tokenizer: Any
+    eos: frozenset[int]
+    max_positions: int
+    origins: dict[str, Origin]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A pair that passed every check which needs no weights; attributes as in `Pair`."""
+
+    target: Source
+    draft: Source
+    tokenizer: Any
+    vocabulary: int
+    eos: frozenset[int]
+
+    @property
+    def max_positions(self) -> int:
+        return int(min(source.config.max_position_embeddings for source in (self.target, self.draft)))
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        return {"target": self.target.origin, "draft": self.draft.origin}
+
+    def load(self, device: torch.device, rows: int = 1) -> Pair:
+        """Read the weights onto `device`, with caches for `rows` texts."""
+        target, draft = (
+            CausalModel(_weights(source).to(device), self.vocabulary, rows) for source in (self.target, self.draft)
+        )
+        return Pair(target, draft, self.tokenizer, self.eos, self.max_positions, self.origins)
+
+
+def load_pair(
+    target: ModelSpec, draft: ModelSpec, device: str = "auto", dtype: str | None = None, rows: int = 1
+) -> Pair:
+    """Load a pair; `dtype` overrides both specs. Raises UserError."""
+    return inspect_pair(target, draft, dtype).load(find_device(device), rows)
+
+
+def inspect_pair(target: ModelSpec, draft: ModelSpec, dtype: str | None = None) -> Blueprint:
+    """Find both models and compare what can be compared without weights. Raises UserError."""
+    sources = _find("target", target, dtype), _find("draft", draft, dtype)
+    tokenizers = [_tokenizer(source) for source in sources]
+    _same_vocabulary(sources, tokenizers)
+    vocabulary = max(tokenizers[0].get_vocab().values()) + 1
+    for source in sources:
+        if source.config.vocab_size < vocabulary:
+            raise UserError(
+                f"{source.name} has {source.config.vocab_size} rows of embeddings, fewer than the {vocabulary} tokens "
+                f"of its tokenizer"
+            )
+    return Blueprint(*sources, tokenizers[0], vocabulary, _eos(sources[0], tokenizers[0]))
+
+
+def find_device(name: str) -> torch.device:
+    """The device for `auto`, `cpu`, `cuda` or `cuda:i`. Raises UserError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise UserError(f"device must be auto, cpu, cuda or cuda:<index>, not {name!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name}: torch sees no CUDA device here; use device=cpu")
+    if index and int(index) >= torch.cuda.device_count():
+        raise UserError(f"device={name}: there are only {torch.cuda.device_count()} CUDA devices")
+    return torch.device(kind, int(index or 0)) if kind == "cuda" else torch.device("cpu")
+
+
+def find_folder(path: str) -> Path:
+    """The folder that a user or a model YAML means by `path`; it need not exist."""
+    folder = Path(path).expanduser()
+    return PACKAGE.parent / folder if folder.parts[:1] == (PACKAGE.name,) else folder
+
+
+def content_hash(path: Path, patterns: tuple[str, ...] = ("*",)) -> str:
+    """sha256 over names, sizes and content of a file, or of a folder's files that match (subfolders left out)."""
+    digest = hashlib.sha256()
+    files = (
+        [path] if path.is_file() else {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
+    )
+    for file in sorted(files):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            starts = range(0, size, BLOCK_BYTES)
+            for start in starts if size <= HASHED_WHOLE_BYTES else starts[:: len(starts) // BLOCKS]:
+                stream.seek(start)
+                digest.update(stream.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def _find(role: str, spec: ModelSpec, dtype: str | None) -> Source:
+    name = dtype or spec.dtype
+    if name not in DTYPES:
+        raise UserError(f"unknown dtype {name!r} for the {role}; known: {', '.join(DTYPES)}")
+    short = str(DTYPES[name]).removeprefix("torch.")
+    if spec.path:
+        folder = _checked_folder(role, find_folder(spec.path))
+        origin = Origin(None, None, folder.resolve().name, content_hash(folder, CONTENT), short)
+        return Source(f"{role} {spec.path}", str(folder), None, _config(role, str(folder), None), DTYPES[name], origin)
+    if not spec.id:
+        raise UserError(f"model.{role} needs a hub id or a folder: give model.{role}.path=FOLDER")
+    commit = commit_of(role, spec.id, spec.revision)
+    config = _config(role, spec.id, commit)
+    return Source(
+        f"{role} {spec.id}", spec.id, commit, config, DTYPES[name], Origin(spec.id, commit, None, None, short)
+    )
+
+
+def _checked_folder(role: str, folder: Path) -> Path:
+    # First of all: transformers takes a folder that does not exist for a hub id, and tries the network for 20 s.
+    if not folder.is_dir():
+        raise UserError(f"model.{role}.path={folder}: there is no such folder")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model.{role}.path={folder}: no config.json in this folder")
+    if not any(file for pattern in WEIGHTS for file in folder.glob(pattern)):
+        raise UserError(f"model.{role}.path={folder}: no weights in this folder (looked for {', '.join(WEIGHTS)})")
+    return folder
+
+
+def _config(role: str, where: str, revision: str | None) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(where, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the config of {role} {where}: {first_line(error)}") from None
+    if not hasattr(config, "max_position_embeddings"):
+        raise UserError(f"{role} {where}: its config names no max_position_embeddings; not a model of a known kind")
+    return config
+
+
+def _tokenizer(source: Source) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(source.where, revision=source.revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the tokenizer of {source.name}: {first_line(error)}") from None
+
+
+def _weights(source: Source) -> Any:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source.where, revision=source.revision, dtype=source.dtype, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"cannot read the weights of {source.name}: {first_line(error)}") from None
+
+
+def _same_vocabulary(sources: tuple[Source, Source], tokenizers: list[Any]) -> None:
+    """Equal tables, by the tokenizers: the number of embedding rows says nothing, since these are often padded."""
+    tables = [tokenizer.get_vocab() for tokenizer in tokenizers]
+    if tables[0] == tables[1]:
+        return
+    first, second = ({number: token for token, number in table.items()} for table in tables)
+    number = min(i for i in first.keys() | second.keys() if first.get(i) != second.get(i))
+    raise UserError(
+        f"the pair has two vocabularies: token {number} is {first.get(number)!r} for {sources[0].name} "
+        f"({len(first)} tokens) and {second.get(number)!r} for {sources[1].name} ({len(second)} tokens)"
+    )
+
+
+def _eos(source: Source, tokenizer: Any) -> frozenset[int]:
+    """The ids that end a text of the target: those of its generation config and of its tokenizer."""
+    try:
+        named = GenerationConfig.from_pretrained(source.where, revision=source.revision).eos_token_id
+    except OSError:  # it has no generation config
+        named = source.config.eos_token_id
+    ids = named if isinstance(named, list) else [named]
+    return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)

@@ -1,0 +1,46 @@
+"""Short ways to run a decoder in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from omegaconf import OmegaConf
+
+from mtad.decoder import Decoder, Limits, Output, generate
+from mtad.law import Sampling
+from mtad.luck import Luck
+from mtad.session import Model, Session
+
+CONF = Path(__file__).parents[1] / "conf"
+PURE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
+DECODERS = sorted(path.stem for path in (CONF / "decoder").glob("*.yaml"))
+
+
+def from_yaml(name: str, **options: object) -> Decoder:
+    """The decoder of a YAML in conf/decoder, with options changed."""
+    config = OmegaConf.load(CONF / "decoder" / f"{name}.yaml")
+    return hydra.utils.instantiate({**OmegaConf.to_container(config), **options})
+
+
+def spell(tokens: Sequence[int]) -> str:
+    """Token ids as letters: 0 is a, 25 is z, and so on."""
+    return "".join(chr(ord("a") + token) for token in tokens)
+
+
+def write(
+    decoder: Decoder,
+    target: Model,
+    draft: Model,
+    prompt: Sequence[int] = (0,),
+    limit: int = 8,
+    eos: Sequence[int] = (),
+    stop: Sequence[str] = (),
+    sampling: Sampling = PURE,
+    seed: int = 0,
+    name: str = "prompt",
+) -> Output:
+    """Generate on fresh sessions."""
+    limits = Limits(limit, frozenset(eos), tuple(stop))
+    return generate(decoder, Session(target), Session(draft), prompt, limits, sampling, Luck(seed, name), spell)
