@@ -1,0 +1,60 @@
+"""Objects from configurations: the dataclass that a YAML names by `_target_`, with its options checked one by one.
+
+Done here rather than by `hydra.utils.instantiate`, so that a wrong key or value ends in a line that says what is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from hydra.utils import get_class
+
+from mtad.errors import UserError, first_line
+
+PLAIN: dict[object, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+
+
+def build(what: str, config: Mapping[str, Any]) -> Any:
+    """The dataclass `config["_target_"]` with the other keys as options; `what` names it in messages."""
+    path = config.get("_target_")
+    if not isinstance(path, str):
+        raise UserError(f"{what}: its YAML names no _target_")
+    try:
+        kind: Any = get_class(path)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{what}: cannot import {path}: {first_line(error)}") from None
+    if not is_dataclass(kind):
+        raise UserError(f"{what}: {path} is not a dataclass")
+    return construct(what, kind, {key: value for key, value in config.items() if key != "_target_"})
+
+
+def construct(what: str, kind: type, options: Mapping[str, Any]) -> Any:
+    """An instance of the dataclass `kind`. Raises UserError for an unknown key and a value of the wrong type."""
+    hints = get_type_hints(kind)
+    known = [field.name for field in fields(kind) if field.init]
+    for key, value in options.items():
+        if key not in known:
+            raise UserError(f"{what} has no option {key!r}; it has: {', '.join(known) or 'none'}")
+        check_type(f"{what}: {key}", value, hints[key])
+    try:
+        return kind(**options)
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from None
+
+
+def check_type(name: str, value: object, hint: object) -> None:
+    """Raises UserError unless `value` is a `hint`, as far as that is a plain type, or one or None."""
+    if NoneType in get_args(hint):
+        if value is None:
+            return
+        hint = next(kind for kind in get_args(hint) if kind is not NoneType)
+    right = PLAIN.get(hint)
+    if right and (not isinstance(value, right) or (isinstance(value, bool) and hint is not bool)):
+        raise UserError(f"{name} must be {_spoken(hint)}, not {value!r}")
+
+
+def _spoken(hint: object) -> str:
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[hint]  # type: ignore[index]

@@ -1,0 +1,43 @@
+"""The config groups (conf/decoder, conf/sampling, ...) through Hydra's own loader, so that search paths count.
+
+Usable wherever Hydra is: under `@hydra.main`, or after `compose` with the Hydra config set.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from mtad.errors import UserError
+
+
+def choice(group: str) -> str:
+    """The option of `group` that this run was composed with."""
+    return str(HydraConfig.get().runtime.choices[group])
+
+
+def names(group: str) -> list[str]:
+    """All options of `group`."""
+    loader = GlobalHydra.instance().config_loader()
+    return sorted(
+        loader.get_group_options(group, config_name=HydraConfig.get().job.config_name, overrides=_search_path())
+    )
+
+
+def load(group: str, name: str) -> dict[str, Any]:
+    """The YAML of an option as it stands, with nothing overridden. Raises UserError."""
+    if name not in names(group):
+        raise UserError(f"there is no {group} {name!r}; there are: {', '.join(names(group))}")
+    config = compose(HydraConfig.get().job.config_name, overrides=[f"{group}={name}", *_search_path()])
+    loaded = OmegaConf.to_container(config[group], resolve=True)
+    assert isinstance(loaded, dict)
+    return {str(key): value for key, value in loaded.items()}
+
+
+def _search_path() -> list[str]:
+    added = list(HydraConfig.get().searchpath)
+    return [f"hydra.searchpath=[{','.join(added)}]"] if added else []

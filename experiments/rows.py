@@ -1,0 +1,99 @@
+"""A row of samples.jsonl: one text that one variant wrote, as JSON data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from experiments.records import SCHEMA_VERSION, Row
+from experiments.task import Prompt
+from experiments.variants import Variant
+from mtad.decoder import Output, Round
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What all rows of one measuring process share; `joules_reason` says why they have no joules."""
+
+    run_id: str
+    process_id: str
+    git: str | None
+    code: str
+    seed: int
+    joules_reason: str
+
+
+def make_row(
+    provenance: Provenance,
+    variant: Variant,
+    prompt: Prompt,
+    repeat: int,
+    prompt_tokens: int,
+    output: Output,
+    log_likelihoods: Sequence[float],
+    grades: Mapping[str, float],
+) -> Row:
+    """The row of a text; seconds are wall clock, log-likelihoods natural logs under the target at temperature 1."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **asdict(provenance),
+        "variant": variant.label,
+        "decoder": variant.name,
+        "options": variant.options,
+        "sampling": asdict(variant.sampling),
+        "prompt_id": prompt.id,
+        "turn": 0,
+        "repeat": repeat,
+        "prompt_tokens": prompt_tokens,
+        "token_ids": list(output.tokens),
+        "text": output.text,
+        "finish": output.finish,
+        "rounds": [_round(step) for step in output.rounds],
+        "counts": {
+            "target_forwards": output.target.forwards,
+            "draft_forwards": output.draft.forwards,
+            "target_nodes": output.target.nodes,
+            "draft_nodes": output.draft.nodes,
+            "drafted": sum(step.drafted for step in output.rounds),
+            "accepted": sum(step.accepted for step in output.rounds),
+        },
+        "seconds": {
+            "prefill": output.prefill_seconds,
+            "decode": output.decode_seconds,
+            "target": output.target.seconds,
+            "draft": output.draft.seconds,
+            "commit": output.commit_seconds,
+        },
+        "log_likelihoods": [round(float(value), 6) for value in log_likelihoods],
+        "score": next(iter(grades.values()), None),
+        "grades": dict(grades),
+        "proof": _proof(output.rounds),
+        "joules": None,
+    }
+
+
+def _round(step: Round) -> dict[str, Any]:
+    return {
+        "tokens": len(step.tokens),
+        "sources": [str(source) for source in step.sources],
+        "drafted": step.drafted,
+        "accepted": step.accepted,
+        "nodes": step.nodes,
+        "proof": asdict(step.proof) if step.proof else None,
+        "notes": dict(step.notes),
+    }
+
+
+def _proof(rounds: Sequence[Round]) -> dict[str, Any] | None:
+    """How many blocks were proven to be the best; the smallest lead (nats) and the largest shortfall of the text."""
+    proofs = [step.proof for step in rounds if step.proof]
+    if not proofs:
+        return None
+    return {
+        "blocks": len(proofs),
+        "proven": sum(proof.proven for proof in proofs),
+        "decisive": sum(proof.decisive for proof in proofs),
+        "min_lead": min((proof.lead for proof in proofs if proof.lead is not None), default=None),
+        "max_shortfall": max(proof.shortfall for proof in proofs),
+    }

@@ -1,0 +1,102 @@
+"""What a run was asked to do: the composed configuration, checked and typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments import groups
+from experiments.build import build, check_type, construct
+from experiments.task import Task
+from experiments.variants import Variant, make_variants
+from mtad.errors import UserError, first_line
+from mtad.loading import ModelSpec
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run as asked for; see conf/config.yaml for the keys that are not explained here.
+
+    Attributes:
+        model, task_name: the options of the groups `model` and `task`.
+        variants: the decoder under study first.
+        config: the whole configuration, resolved, as the user gave it.
+    """
+
+    model: str
+    target: ModelSpec
+    draft: ModelSpec
+    task_name: str
+    task: Task
+    variants: tuple[Variant, ...]
+    limit: int | None
+    repeats: int
+    seed: int
+    max_new_tokens: int
+    ignore_eos: bool
+    device: str
+    dtype: str | None
+    results_dir: Path
+    name: str
+    fresh: bool
+    mixed: bool
+    config: dict[str, Any]
+
+
+def read_settings(composed: DictConfig) -> Settings:
+    """Check the configuration that Hydra composed. Raises UserError."""
+    try:
+        container = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration does not resolve: {first_line(error)}") from None
+    assert isinstance(container, dict)
+    config: dict[str, Any] = {str(key): value for key, value in container.items()}
+    model, task_name = groups.choice("model"), groups.choice("task")
+    task: Task = build(f"task {task_name}", config["task"])
+    limit, longest, resume = (config[key] for key in ("limit", "max_new_tokens", "resume"))
+    if resume not in (None, "mixed"):
+        raise UserError(f"resume must be null or mixed, not {resume!r}")
+    return Settings(
+        model=model,
+        target=construct("model.target", ModelSpec, config["model"]["target"]),
+        draft=construct("model.draft", ModelSpec, config["model"]["draft"]),
+        task_name=task_name,
+        task=task,
+        variants=make_variants(config["decoder"], config["sampling"], config["reference"]),
+        limit=None if limit is None else _count(config, "limit"),
+        repeats=_count(config, "repeats"),
+        seed=_plain(config, "seed", int),
+        max_new_tokens=task.max_new_tokens if longest is None else _count(config, "max_new_tokens"),
+        ignore_eos=_plain(config, "ignore_eos", bool),
+        device=_plain(config, "device", str),
+        dtype=None if config["dtype"] is None else _plain(config, "dtype", str),
+        results_dir=Path(_plain(config, "results_dir", str)),
+        name=_name(config, f"{model}-{task_name}-{groups.choice('decoder')}"),
+        fresh=_plain(config, "fresh", bool),
+        mixed=resume == "mixed",
+        config=config,
+    )
+
+
+def _plain(config: Mapping[str, Any], key: str, kind: type) -> Any:
+    check_type(key, config[key], kind)
+    return config[key]
+
+
+def _count(config: Mapping[str, Any], key: str) -> int:
+    number = int(_plain(config, key, int))
+    if number < 1:
+        raise UserError(f"{key} must be >= 1, not {number}")
+    return number
+
+
+def _name(config: Mapping[str, Any], default: str) -> str:
+    name = default if config["name"] is None else str(config["name"])
+    if Path(name).name != name or name.startswith("."):
+        raise UserError(f"name must be the name of one folder, not {name!r}")
+    return name

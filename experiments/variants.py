@@ -1,0 +1,100 @@
+"""Variants: the decoder under study and its references, each a decoder with its options, a sampling and a label."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from experiments import groups
+from experiments.build import build, construct
+from mtad.decoder import Decoder, RoundDecoder, WholeDecoder
+from mtad.errors import UserError
+from mtad.law import Sampling
+
+RESERVED = ("decoder", "sampling", "label")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is measured under one label.
+
+    Attributes:
+        label: its name in records and tables; the YAML's name by default.
+        name: the decoder's YAML.
+        target: the decoder's class, as its YAML names it.
+    """
+
+    label: str
+    name: str
+    target: str
+    decoder: Decoder
+    sampling: Sampling
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The decoder's options, defaults included."""
+        return asdict(self.decoder)  # type: ignore[call-overload]  # build() makes dataclasses only
+
+    def describe(self) -> dict[str, Any]:
+        """The variant as JSON data."""
+        return {
+            "label": self.label,
+            "decoder": self.name,
+            "target": self.target,
+            "options": self.options,
+            "sampling": asdict(self.sampling),
+        }
+
+
+def make_variants(decoder: Mapping[str, Any], sampling: Mapping[str, Any], reference: object) -> tuple[Variant, ...]:
+    """The main variant, then the references without exact copies. Raises UserError."""
+    name = groups.choice("decoder")
+    main = _variant(name, name, decoder, sampling)
+    variants = [main]
+    for entry in _entries(reference, name):
+        variant = _reference(entry, sampling)
+        if variant != main:
+            variants.append(variant)
+    for label, times in Counter(variant.label for variant in variants).items():
+        if times > 1:
+            raise UserError(
+                f"{times} variants are called {label!r}: give a reference a name of its own, as in "
+                f"reference=[{{decoder: {label}, label: other}}]"
+            )
+    return tuple(variants)
+
+
+def _entries(reference: object, main: str) -> Sequence[object]:
+    if reference == "all":
+        return [name for name in groups.names("decoder") if name != main]
+    if isinstance(reference, str | Mapping):
+        return [reference]
+    if isinstance(reference, Sequence):
+        return reference
+    raise UserError(f"reference must be a list of decoders, or all, not {reference!r}")
+
+
+def _reference(entry: object, sampling: Mapping[str, Any]) -> Variant:
+    """A variant from a decoder's name or a mapping."""
+    if isinstance(entry, str):
+        entry = {"decoder": entry}
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("decoder"), str):
+        raise UserError(f"a reference is a decoder's name or a mapping with the key decoder, not {entry!r}")
+    name = entry["decoder"]
+    options = {key: value for key, value in entry.items() if key not in RESERVED}
+    changed = entry.get("sampling") or {}
+    if isinstance(changed, str):
+        changed = groups.load("sampling", changed)
+    if not isinstance(changed, Mapping):
+        raise UserError(f"sampling of reference {name} must be a name or a mapping, not {changed!r}")
+    label = str(entry.get("label") or name)
+    return _variant(label, name, {**groups.load("decoder", name), **options}, {**sampling, **changed})
+
+
+def _variant(label: str, name: str, config: Mapping[str, Any], sampling: Mapping[str, Any]) -> Variant:
+    decoder = build(f"decoder {name}", config)
+    if not isinstance(decoder, RoundDecoder | WholeDecoder):
+        raise UserError(f"decoder {name}: {config['_target_']} has neither a round nor a write")
+    return Variant(label, name, str(config["_target_"]), decoder, construct("sampling", Sampling, sampling))

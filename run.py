@@ -1,0 +1,30 @@
+"""Measures a decoder and its references on a task: `python run.py decoder=mtad task=sql` (see --help)."""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from mtad.errors import UserError
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")  # type: ignore[untyped-decorator]
+def main(config: DictConfig) -> None:
+    """Read the settings, run them; a user's mistake is one line, not a traceback."""
+    # Imported here because torch takes seconds, and --help need not wait for it.
+    from experiments.runner import run
+    from experiments.settings import read_settings
+
+    try:
+        run(read_settings(config))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
