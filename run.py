@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
 from mtad.errors import UserError
 
+CONF = str(Path(__file__).parent / "conf")
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")  # type: ignore[untyped-decorator]
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="config")  # type: ignore[untyped-decorator]
 def main(config: DictConfig) -> None:
     """Read the settings, run them; a user's mistake is one line, not a traceback."""
     # Imported here because torch takes seconds, and --help need not wait for it.
+    from experiments.groups import drop_sweep_file
     from experiments.runner import run
     from experiments.settings import read_settings
 
+    drop_sweep_file()
     try:
         run(read_settings(config))
     except UserError as error:

@@ -31,7 +31,7 @@ def build(what: str, config: Mapping[str, Any]) -> Any:
     return construct(what, kind, {key: value for key, value in config.items() if key != "_target_"})
 
 
-def construct(what: str, kind: type, options: Mapping[str, Any]) -> Any:
+def construct(what: str, kind: Any, options: Mapping[str, Any]) -> Any:
     """An instance of the dataclass `kind`. Raises UserError for an unknown key and a value of the wrong type."""
     hints = get_type_hints(kind)
     known = [field.name for field in fields(kind) if field.init]
@@ -42,7 +42,7 @@ def construct(what: str, kind: type, options: Mapping[str, Any]) -> Any:
     try:
         return kind(**options)
     except UserError as error:
-        raise UserError(f"{what}: {error}") from None
+        raise UserError(str(error) if what in str(error) else f"{what}: {error}") from None
 
 
 def check_type(name: str, value: object, hint: object) -> None:

@@ -5,11 +5,13 @@ Usable wherever Hydra is: under `@hydra.main`, or after `compose` with the Hydra
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from mtad.errors import UserError
@@ -36,6 +38,12 @@ def load(group: str, name: str) -> dict[str, Any]:
     loaded = OmegaConf.to_container(config[group], resolve=True)
     assert isinstance(loaded, dict)
     return {str(key): value for key, value in loaded.items()}
+
+
+def drop_sweep_file() -> None:
+    """Remove the copy of the whole configuration that a sweep leaves in the results, absolute paths and all."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        (Path(HydraConfig.get().sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
 
 
 def _search_path() -> list[str]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from experiments.code_version import code_hash, git_version
 from experiments.environment import describe_process, no_energy_reason
@@ -109,6 +111,8 @@ def measure(plan: Plan, prompts: Sequence[Prompt]) -> None:
     say(f"{len(prompts)} prompts, {len(settings.variants)} variants on {plan.device}: {folder.path}")
     process_id = f"{os.getpid()}-{uuid4().hex[:12]}"
     started = datetime.now(UTC).isoformat(timespec="seconds")
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     provenance = Provenance(plan.id, process_id, git_version(), code_hash(), settings.seed, no_energy_reason())
     bench = Bench(plan, plan.blueprint.load(plan.device), provenance)
     for variant in settings.variants:

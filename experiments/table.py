@@ -19,7 +19,7 @@ def print_table(summary: Mapping[str, Any], console: Console | None = None) -> N
     if not console.is_terminal:
         console = Console(highlight=False, width=PIPED_COLUMNS, file=console.file)
     decoders: Mapping[str, Any] = summary["decoders"]
-    baseline = BASELINE if BASELINE in decoders else list(decoders)[-1]
+    baseline = BASELINE if BASELINE in decoders else list(decoders)[:2][-1]
     score = next(iter(decoders.values()))["score"]["name"]
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), title=_title(summary), title_justify="left", title_style="bold")
     table.add_column("variant", overflow="fold")
@@ -49,7 +49,7 @@ def print_table(summary: Mapping[str, Any], console: Console | None = None) -> N
             _number(figures["joules_per_token"], 3),
         )
     console.print(table)
-    for note in _notes(summary, score):
+    for note in _notes(summary, baseline, score):
         console.print(note, style="dim", markup=False)
 
 
@@ -73,10 +73,12 @@ def _speedup(summary: Mapping[str, Any], label: str, baseline: str) -> str:
     return "-"
 
 
-def _notes(summary: Mapping[str, Any], score: str | None) -> list[str]:
+def _notes(summary: Mapping[str, Any], baseline: str, score: str | None) -> list[str]:
     """What the table leaves open."""
     figures = list(summary["decoders"].values())
-    speed = [found for found in summary["comparisons"] if found["metric"] == "speedup"]
+    speed = [
+        found for found in summary["comparisons"] if (found["reference"], found["metric"]) == (baseline, "speedup")
+    ]
     notes = [f"score: {score}; perplexity under the target's untruncated law; speed of decoding, prefill left out"]
     if any(found["low"] is not None and found["low"] <= 1 <= found["high"] for found in speed):
         notes.append("*: the interval contains 1")

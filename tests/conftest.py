@@ -15,6 +15,9 @@ from tests.toy import WORDS
 
 POSITIONS = 64
 
+# The models of tests are too small for threads to pay, and the tests themselves may run in parallel.
+torch.set_num_threads(1)
+
 
 def save_tokenizer(folder: Path, words: list[str] = WORDS) -> None:
     """A word-level tokenizer: <s> is 0, </s> is 1, then the words."""

@@ -1,0 +1,226 @@
+"""The run as a user meets it: every configuration, every mistake, starting over and going on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+import run as entry
+from experiments import runner
+from experiments.build import build
+from experiments.groups import load, names
+from mtad.decoder import RoundDecoder, WholeDecoder
+from mtad.errors import UserError
+from mtad.loading import ModelSpec
+from tests.toy import ROOT, composed, settings_of, toy_settings
+
+CONF = ROOT / "conf"
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(saved_pair: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """`python run.py` on the saved pair and the toy task, in this process: exit code, stdout, stderr."""
+
+    def python_run(*overrides: str) -> tuple[int, str, str]:
+        flags = [override for override in overrides if override.startswith("-")]
+        toy = [f"hydra.searchpath=[file://{ROOT}/tests/conf]", "task=toy"]
+        pair = [f"model.{role}.path={saved_pair / role}" for role in ("target", "draft")]
+        monkeypatch.setattr(sys, "argv", ["run.py", *flags, *toy, *pair, *overrides[len(flags) :]])
+        code = 0
+        try:
+            entry.main()
+        except SystemExit as ended:
+            code = 1 if isinstance(ended.code, str) else int(ended.code or 0)
+            if isinstance(ended.code, str):
+                print(ended.code, file=sys.stderr)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return python_run
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", options("decoder"))
+def test_every_decoder_yaml_composes_builds_and_states_the_defaults_of_its_class(name: str) -> None:
+    with composed(f"decoder={name}"):
+        config = load("decoder", name)
+    decoder = build(name, config)
+    assert isinstance(decoder, RoundDecoder | WholeDecoder)
+    assert decoder == type(decoder)(), "YAML and class disagree on defaults"
+    assert settings_of(f"decoder={name}").variants[0].decoder == decoder
+
+
+def test_every_model_task_and_sampling_yaml_composes_and_builds() -> None:
+    for name in options("model"):
+        settings = settings_of(f"model={name}")
+        for spec in (settings.target, settings.draft):
+            assert isinstance(spec, ModelSpec) and (spec.id or spec.path) and spec.dtype in ("fp32", "bf16", "fp16")
+    for name in options("task"):
+        settings = settings_of(f"task={name}")
+        assert settings.task.name == settings.task_name == name
+        assert settings.max_new_tokens == settings.task.max_new_tokens >= 1
+    for name in options("sampling"):
+        assert settings_of(f"sampling={name}").variants[0].sampling.greedy == (name == "greedy")
+
+
+def test_the_default_run_is_mtad_on_sql_with_the_tiny_pair() -> None:
+    settings = settings_of()
+    assert (settings.model, settings.task_name, settings.name) == ("tiny", "sql", "tiny-sql-mtad")
+    assert [variant.label for variant in settings.variants] == ["mtad", "autoregressive", "speculative"]
+
+
+def test_references_are_names_mappings_or_all_and_a_copy_of_the_main_decoder_is_dropped() -> None:
+    def labels(*overrides: str) -> list[str]:
+        return [variant.label for variant in settings_of(*overrides).variants]
+
+    assert labels("reference=[]") == ["mtad"]
+    assert labels("reference=all") == ["mtad", *(name for name in options("decoder") if name != "mtad")]
+    assert labels("decoder=speculative") == ["speculative", "autoregressive"]
+    cold = settings_of("reference=[{decoder: mtad, tau: 0.1, sampling: {temperature: 0.7}, label: cold}]").variants[1]
+    assert (cold.label, cold.name, cold.options["tau"], cold.options["gamma"]) == ("cold", "mtad", 0.1, 4)
+    assert (cold.sampling.temperature, cold.sampling.top_k) == (0.7, 10)
+    greedy = settings_of("decoder.gamma=8", "reference=[{decoder: mtad, sampling: greedy, label: greedy}]").variants
+    assert greedy[1].sampling.greedy and (greedy[0].options["gamma"], greedy[1].options["gamma"]) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["decoder.gamma=0"], "gamma must be"),
+        (["decoder.gamma=2.5"], "gamma must be a whole number"),
+        (["decoder.tau=-1"], "tau must be"),
+        (["decoder.tau=high"], "tau must be a number, not 'high'"),
+        (["decoder.width=0"], "width must be"),
+        (["decoder.replacement=7"], "replacement must be true or false"),
+        (["decoder.last_token=best"], "last_token must be one of sampled, greedy"),
+        (["+decoder.depth=3"], "decoder mtad has no option 'depth'; it has: gamma, width, tau"),
+        (["decoder=mmtad", "decoder.reference=least"], "reference must be one of max, own, final"),
+        (["sampling.top_p=0"], r"top_p must be in \(0, 1\]"),
+        (["sampling.top_p=1.5"], r"top_p must be in \(0, 1\]"),
+        (["sampling.temperature=0"], "temperature must be > 0"),
+        (["sampling.top_k=-1"], "top_k must be >= 0"),
+        (["reference=[nonsense]"], "there is no decoder 'nonsense'; there are: autoregressive, "),
+        (["reference=[{decoder: mtad, tau: 0.1}]"], "2 variants are called 'mtad'"),
+        (["reference=[{decoder: mtad, depth: 1, label: x}]"], "no option 'depth'"),
+        (["reference=[{decoder: mtad, sampling: hot, label: x}]"], "there is no sampling 'hot'"),
+        (["reference=[{tau: 1}]"], "a reference is a decoder's name or a mapping"),
+        (["reference=7"], "reference must be a list"),
+        (["limit=0"], "limit must be >= 1"),
+        (["limit=many"], "limit must be a whole number"),
+        (["repeats=0"], "repeats must be >= 1"),
+        (["max_new_tokens=0"], "max_new_tokens must be >= 1"),
+        (["seed=x"], "seed must be a whole number"),
+        (["fresh=perhaps"], "fresh must be true or false"),
+        (["resume=yes"], "resume must be null or mixed"),
+        (["name=../elsewhere"], "name must be the name of one folder"),
+        (["model.target.size=7", "model.target.path=x"], "target"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_line(overrides: list[str], message: str) -> None:
+    overrides = [f"+{key}" if key.startswith("model.target.size") else key for key in overrides]
+    with pytest.raises(UserError, match=message) as caught:
+        settings_of(*overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_mistakes_end_in_exit_code_1_one_line_and_no_results(call: Call, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    for override, message in {
+        "decoder.gamma=0": "gamma must be",
+        "dtype=fp8": "unknown dtype 'fp8'",
+        "model.target.path=no/such": "there is no such folder",
+        "device=cuda:99": "device=cuda:99",
+        "max_new_tokens=60": "prompt toy/0 has 5 tokens; of the pair's 64 positions max_new_tokens=60 leaves 4",
+    }.items():
+        code, out, err = call(f"results_dir={results}", override)
+        assert (code, out) == (1, "")
+        assert err.startswith("error: ") and message in err and err.count("\n") == 1
+    assert not results.exists()
+
+
+def test_a_run_writes_its_four_files_and_a_complete_one_is_shown_again(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call("limit=3", "results_dir=here")
+    assert code == 0 and all(word in out for word in ("mtad", "autoregressive", "speculative", "speed-up"))
+    (folder,) = (tmp_path / "here" / "tiny-toy-mtad").iterdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["here"], "something was written outside results_dir"
+    files = {name: (folder / name).read_text() for name in ("samples.jsonl", "summary.json", "environment.json")}
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    summary, environment = (json.loads(files[name]) for name in ("summary.json", "environment.json"))
+    rows = [json.loads(line) for line in files["samples.jsonl"].splitlines()]
+    assert {document["schema_version"] for document in (config, summary, environment, *rows)} == {1}
+    assert {document["run_id"] for document in (config, summary, environment, *rows)} == {folder.name}
+    assert config["model"]["target"]["path"].startswith("target@sha256:")
+    assert str(tmp_path) not in "".join(files.values()) + (folder / "config.yaml").read_text()
+    monkeypatch.setattr(runner, "measure", None)  # weights must not be loaded again
+    code, again, err = call("limit=3", "results_dir=here")
+    assert (code, again) == (0, out) and "complete already" in err
+    assert (folder / "samples.jsonl").read_text() == files["samples.jsonl"]
+
+
+def test_the_run_id_depends_on_what_determines_outputs_alone(saved_pair: Path, tmp_path: Path) -> None:
+    def run_id(*overrides: str, results: Path = tmp_path) -> str:
+        return runner.prepare(toy_settings(saved_pair, results, *overrides)).id
+
+    same = run_id()
+    assert same == run_id(results=tmp_path / "other") == run_id("name=x") == run_id("fresh=true", "resume=mixed")
+    assert same == run_id("device=cpu", "max_new_tokens=12", "reference=[autoregressive, {decoder: speculative}]")
+    changes = ["seed=1", "repeats=2", "limit=2", "max_new_tokens=5", "ignore_eos=true", "dtype=bf16", "decoder.tau=0.4"]
+    changes += ["reference=[]", "sampling=greedy", "task.size=5", f"model.target.path={saved_pair / 'draft'}"]
+    assert len({same, *map(run_id, changes)}) == len(changes) + 1
+
+
+def test_changed_code_is_refused_until_the_user_decides(
+    saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def settings(*overrides: str) -> runner.Settings:
+        return toy_settings(saved_pair, tmp_path, "limit=2", "reference=[]", *overrides)
+
+    runner.run(settings())
+    (journal,) = tmp_path.glob("*/*/samples.jsonl")
+    journal.write_text(journal.read_text().splitlines(keepends=True)[0])
+    monkeypatch.setattr(runner, "code_hash", lambda: "changed")
+    with pytest.raises(UserError, match=r"the code has changed.*fresh=true.*resume=mixed"):
+        runner.run(settings())
+    capsys.readouterr()
+    runner.run(settings("resume=mixed"))
+    assert "MIXED: rows of 2 versions of the code" in capsys.readouterr().out
+    assert len(journal.read_text().splitlines()) == 2
+    runner.run(settings("fresh=true"))
+    assert {json.loads(line)["code"] for line in journal.read_text().splitlines()} == {"changed"}
+    assert len(json.loads((journal.parent / "environment.json").read_text())["processes"]) == 1
+
+
+def test_an_interrupted_run_says_how_to_go_on(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.Bench, "rows", interrupted)
+    code, _, err = call(f"results_dir={tmp_path}")
+    assert code == 130 and "the same command resumes" in err
+
+
+def test_a_sweep_keeps_to_the_results_folder(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, _ = call("-m", "limit=1", "reference=[]", "results_dir=here", "decoder.tau=0.1,0.9")
+    assert code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["tiny-toy-mtad"]
+    assert len(list((tmp_path / "here" / "tiny-toy-mtad").iterdir())) == 2
+
+
+def test_groups_are_seen_through_the_search_path() -> None:
+    with composed():
+        assert "toy" in names("task") and "sql" in names("task")
+        assert load("task", "toy")["_target_"] == "tests.toy.Toy"
