@@ -55,7 +55,6 @@ def no_energy_reason() -> str:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         return f"no NVML ({error})"
-    pynvml.nvmlShutdown()
     return "energy needs a pass of its own, which this version does not have"
 
 

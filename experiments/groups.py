@@ -18,8 +18,11 @@ from mtad.errors import UserError
 
 
 def choice(group: str) -> str:
-    """The option of `group` that this run was composed with."""
-    return str(HydraConfig.get().runtime.choices[group])
+    """The option of `group` that this run was composed with. Raises UserError."""
+    choices = HydraConfig.get().runtime.choices
+    if group not in choices:  # of several options, which Hydra would merge silently
+        raise UserError(f"{group} takes one option; further decoders go into reference=[...]")
+    return str(choices[group])
 
 
 def names(group: str) -> list[str]:

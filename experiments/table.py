@@ -22,7 +22,7 @@ def print_table(summary: Mapping[str, Any], console: Console | None = None) -> N
     baseline = BASELINE if BASELINE in decoders else list(decoders)[:2][-1]
     score = next(iter(decoders.values()))["score"]["name"]
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), title=_title(summary), title_justify="left", title_style="bold")
-    table.add_column("variant", overflow="fold")
+    table.add_column("variant", no_wrap=True)
     speed = f"speed-up over {baseline}\n[95 % interval]" if len(decoders) > 1 else "speed-up"
     heads = (
         "tokens\n/s",

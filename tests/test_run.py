@@ -114,6 +114,7 @@ def test_references_are_names_mappings_or_all_and_a_copy_of_the_main_decoder_is_
         (["reference=[{decoder: mtad, sampling: hot, label: x}]"], "there is no sampling 'hot'"),
         (["reference=[{tau: 1}]"], "a reference is a decoder's name or a mapping"),
         (["reference=7"], "reference must be a list"),
+        (["decoder=[mtad,speculative]"], "decoder takes one option"),
         (["limit=0"], "limit must be >= 1"),
         (["limit=many"], "limit must be a whole number"),
         (["repeats=0"], "repeats must be >= 1"),
