@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from experiments import groups
@@ -56,7 +56,8 @@ def make_variants(decoder: Mapping[str, Any], sampling: Mapping[str, Any], refer
     for entry in _entries(reference, name):
         variant = _reference(entry, sampling)
         if variant != main:
-            variants.append(variant)
+            # decoder=speculative decoder.gamma=8 beside the usual reference: both are wanted, under two labels.
+            variants.append(replace(variant, label=f"{name}-defaults") if entry == name else variant)
     for label, times in Counter(variant.label for variant in variants).items():
         if times > 1:
             raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from mtad.session import Read, Reader
 from mtad.tree import Tree
 
 Prefix = tuple[int, ...]
+Scout = Callable[[Tree], Generator[Read, Law, None]]
 FIRST_CHILDREN = 64  # so many best children of a prefix are sorted at first, all of them when these are used up
 
 
@@ -46,12 +47,13 @@ class Search:
     never queued.
 
     Attributes:
+        scout: lengthens the paths of a tree that is about to be read, so that one forward may settle several depths.
         rows: the prefixes whose laws are known.
         block: the answer, after `run`.
     """
 
-    def __init__(self, gamma: int, eos: frozenset[int], budget: int, batch: int) -> None:
-        self.gamma, self.eos, self.budget, self.batch = gamma, eos, budget, batch
+    def __init__(self, gamma: int, eos: frozenset[int], budget: int, batch: int, scout: Scout | None = None) -> None:
+        self.gamma, self.eos, self.budget, self.batch, self.scout = gamma, eos, budget, batch, scout
         self.rows: dict[Prefix, Children] = {}
         self.block: Prefix = ()
         self._joint = -np.inf  # of the block
@@ -144,6 +146,8 @@ class Search:
         """One forward for the best open prefixes whose laws are not known, up to `batch` of them."""
         best = [prefix for _, prefix, *_ in heapq.nsmallest(4 * self.batch, self._queue)]
         tree = Tree.of_paths([prefix for prefix in best if prefix not in self.rows][: self.batch])
+        if self.scout:
+            yield from self.scout(tree)
         self.learn(tree, (yield target.read(tree)))
 
     def _proof(self, target: Reader, proven: bool) -> Proof:

@@ -57,6 +57,14 @@ def grow(reader: Reader, rule: Rule, depth: int, text: Text) -> Generator[Read, 
     return Draft(tree, law, ended + beams)
 
 
+def lengthen(reader: Reader, tree: Tree, depth: int, eos: frozenset[int]) -> Generator[Read, Law, None]:
+    """Continue every leaf of `tree` by the most probable token, again and again, to `depth` or an end token."""
+    leaves = tree.leaves()
+    while leaves := [leaf for leaf in leaves if tree.depths[leaf] < depth and tree.tokens[leaf] not in eos]:
+        law = yield reader.read(tree)
+        leaves = [tree.add(leaf, law.best(leaf)) for leaf in leaves]
+
+
 @dataclass(frozen=True)
 class OneEach:
     """One child for every beam, drawn from its law: chains."""

@@ -8,7 +8,8 @@ argmax with a proof: every prefix left over is at most as probable as the block.
     x* = argmax p(x_1..x_gamma | text);  ties: the smaller token ids
 
 `assist: draft` is this project's own: the draft model grows a beam tree of depth gamma - 1, the target reads it in one
-forward, and the search pays a forward only for prefixes that it still needs. Same output, fewer target forwards.
+forward, and the search pays a forward only for prefixes that it still needs; these are read together with the
+draft's continuation of each. Same output, fewer target forwards.
 An end token is absorbing: a prefix that ends in one is complete, and competes with full blocks by its joint
 probability.
 """
@@ -16,11 +17,12 @@ probability.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from mtad.best_first import Search
 from mtad.decoder import Round, Rounds, Source, Text
-from mtad.drafting import BeamSearch, grow
+from mtad.drafting import BeamSearch, grow, lengthen
 from mtad.options import at_least, one_of
 from mtad.session import Reader
 
@@ -74,9 +76,11 @@ class Mjgd:
             found = yield from grow(target, BeamSearch(self.width), gamma, text)
             block = tuple(found.tree.path(found.best()))
             return Round(block, (Source.TARGET,) * len(block))
-        search = Search(gamma, text.eos, self.budget, self.batch)
+        assisted = self.drafts and gamma > 1
+        scout = partial(lengthen, draft, depth=gamma - 1, eos=text.eos) if assisted else None
+        search = Search(gamma, text.eos, self.budget, self.batch, scout)
         depth = nodes = 0
-        if self.drafts and gamma > 1:
+        if assisted:
             tree = (yield from grow(draft, BeamSearch(self.width), gamma - 1, text)).tree
             search.learn(tree, (yield target.read(tree)))
             depth, nodes = max(tree.depths), len(tree) - 1

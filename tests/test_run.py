@@ -85,6 +85,7 @@ def test_references_are_names_mappings_or_all_and_a_copy_of_the_main_decoder_is_
     assert labels("reference=[]") == ["mtad"]
     assert labels("reference=all") == ["mtad", *(name for name in options("decoder") if name != "mtad")]
     assert labels("decoder=speculative") == ["speculative", "autoregressive"]
+    assert labels("decoder=speculative", "decoder.gamma=8") == ["speculative", "autoregressive", "speculative-defaults"]
     cold = settings_of("reference=[{decoder: mtad, tau: 0.1, sampling: {temperature: 0.7}, label: cold}]").variants[1]
     assert (cold.label, cold.name, cold.options["tau"], cold.options["gamma"]) == ("cold", "mtad", 0.1, 4)
     assert (cold.sampling.temperature, cold.sampling.top_k) == (0.7, 10)

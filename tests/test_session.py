@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -111,3 +112,19 @@ def test_prefill_is_chunked_and_not_counted() -> None:
     session = Session(model)
     session.open([0, 1] * 700)
     assert len(model.batches) == 3 and session.counts.forwards == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [llama, opt])
+def test_reading_in_another_shape_moves_a_logit_by_less_than_the_tolerance(make, dtype: torch.dtype) -> None:  # type: ignore[no-untyped-def]
+    model = make()
+    model = CausalModel(model.lm.to(dtype), model.vocabulary)
+    session = Session(model)
+    session.open([3, 1, 4, 1, 5, 9, 2, 6])
+    tree = Tree.of_paths([[1, 2, 3], [1, 2, 4], [9, 9], [5]])
+    serve([session.read(tree)])
+    read = torch.cat(session.chunks(0)).float()
+    again = Recomputed(model)
+    slots = session.slots(tree)
+    fresh = torch.stack([again.logits([*session.text, *tree.path(node)]) for node in range(len(tree))]).float()
+    assert (read[slots] - fresh).abs().max() < model.tolerance
