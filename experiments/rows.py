@@ -9,7 +9,8 @@ from typing import Any
 from experiments.records import SCHEMA_VERSION, Row
 from experiments.task import Prompt
 from experiments.variants import Variant
-from mtad.decoder import Output, Round
+from mtad.decoder import Round
+from mtad.generate import Output
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One run: prepare, measure what is not measured yet, report.
 
 Every variant writes a text for every prompt and repeat, in random order prompt by prompt, so that drift of the machine
-hits all alike. Scoring and grading stand outside the timed window, which `mtad.decoder.generate` owns.
+hits all alike. Scoring and grading stand outside the timed window, which `mtad.generate` owns.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from experiments.settings import Settings
 from experiments.table import print_table
 from experiments.task import Prompt
 from experiments.variants import Variant
-from mtad.decoder import Limits, Output, generate
+from mtad.ending import Limits
 from mtad.errors import UserError
+from mtad.generate import Output, generate
 from mtad.loading import Blueprint, Pair, find_device, inspect_pair
 from mtad.luck import Luck
 from mtad.session import Session

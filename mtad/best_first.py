@@ -59,17 +59,16 @@ class Search:
         self._joint = -np.inf  # of the block
         self._runner_up = -np.inf  # best joint among losing blocks and prefixes that were not queued
         self._queue: list[tuple[float, Prefix, float, Prefix, int]] = []  # -joint, prefix, parent's joint, parent, rank
-        self._read = 0
+        self._expanded = 0
 
     def learn(self, tree: Tree, law: Law) -> None:
-        """Take the laws of all nodes of a tree that the target has read; complete blocks among them may lead."""
+        """Take the laws of all nodes of a tree that the target has read; the best full block below them may lead."""
         joint = tree.joint(law)
         for node in range(len(tree)):
             prefix = tuple(tree.path(node))
             if prefix in self.rows or (prefix and prefix[-1] in self.eos) or joint[node] == -np.inf:
                 continue
             self.rows[prefix] = Children(*law.row(node))
-            self._read += 1
             if len(prefix) == self.gamma - 1:
                 self._offer_best(prefix, joint[node])
 
@@ -79,10 +78,11 @@ class Search:
             yield from self._descend(target)
         self._queue_from(0.0, (), 0)
         while self._queue and self._queue[0][:2] < (-self._joint, self.block):
+            if self._expanded == self.budget:
+                return self._proof(target, proven=False)
             if self._queue[0][1] not in self.rows:
-                if self._read >= self.budget:
-                    return self._proof(target, proven=False)
                 yield from self._read_best(target)
+            self._expanded += 1
             cost, prefix, parent_joint, parent, rank = heapq.heappop(self._queue)
             self._queue_from(parent_joint, parent, rank + 1)
             self._queue_from(-cost, prefix, 0)
@@ -154,11 +154,12 @@ class Search:
         rest = -self._queue[0][0] if self._queue else -np.inf
         runner_up = max(self._runner_up, rest)
         lead = float(self._joint - runner_up) if proven and runner_up > -np.inf else None
-        tolerance = self.gamma * target.session.model.tolerance
+        # A log-probability moves by up to twice what a logit does; a block has gamma of them, and two are compared.
+        tolerance = 4 * self.gamma * target.session.model.tolerance / target.warp.temperature
         return Proof(
             proven=proven,
             lead=lead,
             decisive=proven and (lead is None or lead > tolerance),
             shortfall=0.0 if proven else max(float(rest - self._joint), 0.0),
-            expansions=self._read,
+            expansions=self._expanded,
         )

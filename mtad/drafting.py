@@ -104,6 +104,9 @@ class BeamSearch:
 
     def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]:
         parents, tokens, logw = _pairs(tree, law, beams)
+        if len(logw) > self.width:  # a full sort of the vocabulary would cost more than the forward
+            kept = logw >= np.partition(logw, -self.width)[-self.width]
+            parents, tokens, logw = parents[kept], tokens[kept], logw[kept]
         order = np.argsort(-logw, kind="stable")[: self.width]
         return [tree.add(int(parents[i]), int(tokens[i])) for i in order if logw[i] > -np.inf]
 

@@ -40,6 +40,10 @@ class Law:
         """The law of the named rows, in that order."""
         return Law(None if self.ids is None else self.ids[rows], self.logp[rows])
 
+    def first(self, rows: int) -> Law:
+        """The law of the first `rows` rows, not copied."""
+        return Law(None if self.ids is None else self.ids[:rows], self.logp[:rows])
+
     def row(self, node: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and their log-probabilities after `node`, the support only, ids ascending."""
         logp = self.logp[node]
@@ -123,6 +127,9 @@ class Warp:
         """Values and ids of the k largest logits a row, largest first, equal ones by id."""
         found = logits.topk(min(k + TIE_MARGIN, logits.shape[-1]), dim=-1)
         values, ids = found.values.cpu().numpy(), found.indices.cpu().numpy()
+        if values.shape[1] > k and (values[:, -1] == values[:, k - 1]).any():  # more ties than the margin holds
+            ordered = logits.sort(dim=-1, descending=True, stable=True)
+            return ordered.values[:, :k].cpu().numpy(), ordered.indices[:, :k].cpu().numpy()
         if (values[:, 1:] == values[:, :-1]).any():
             by_id = ids.argsort(axis=-1)
             values, ids = np.take_along_axis(values, by_id, -1), np.take_along_axis(ids, by_id, -1)

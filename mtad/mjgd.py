@@ -25,6 +25,7 @@ from mtad.decoder import Round, Rounds, Source, Text
 from mtad.drafting import BeamSearch, grow, lengthen
 from mtad.options import at_least, one_of
 from mtad.session import Reader
+from mtad.tree import Tree
 
 WhichLaw = Literal["raw", "warped"]
 SearchKind = Literal["exact", "beam"]
@@ -41,8 +42,8 @@ class Mjgd:
         search: `exact`, or the paper's stand-in, beam search of `width` on the target.
         assist: let the draft model propose what the exact search reads first.
         width: beams of the draft's tree, or of the beam search.
-        budget: the exact search reads at most about so many prefixes a block; then the best block found so far is the
-            answer, not proven.
+        budget: the exact search expands at most so many prefixes a block, whoever proposed what was read; then the best
+            block found so far is the answer, not proven.
         batch: prefixes read in one forward.
     """
 
@@ -79,14 +80,13 @@ class Mjgd:
         assisted = self.drafts and gamma > 1
         scout = partial(lengthen, draft, depth=gamma - 1, eos=text.eos) if assisted else None
         search = Search(gamma, text.eos, self.budget, self.batch, scout)
-        depth = nodes = 0
+        tree = Tree()
         if assisted:
             tree = (yield from grow(draft, BeamSearch(self.width), gamma - 1, text)).tree
             search.learn(tree, (yield target.read(tree)))
-            depth, nodes = max(tree.depths), len(tree) - 1
-        proposed = set(search.rows)
         proof = yield from search.run(target)
         block = search.block
-        accepted = sum(block[: end + 1] in proposed for end in range(min(depth, len(block))))
+        proposed = {tuple(tree.path(node)) for node in range(len(tree))}
+        accepted = sum(block[:end] in proposed for end in range(1, len(block) + 1))
         sources = (Source.DRAFT,) * accepted + (Source.TARGET,) * (len(block) - accepted)
-        return Round(block, sources, depth, accepted, nodes, proof)
+        return Round(block, sources, max(tree.depths), accepted, len(tree) - 1, proof)

@@ -85,6 +85,10 @@ class CausalModel:
         with torch.inference_mode():
             self.cache.move(row, sources, start, self.device)
 
+    def reserve(self, positions: int) -> None:
+        """Make room in the cache."""
+        self.cache.reserve(positions)
+
     def synchronise(self) -> None:
         """Wait for the device."""
         if self.device.type == "cuda":

@@ -91,7 +91,7 @@ class Mmtad(Mtad):
     """Several candidates: all beams of all depths are verified in one forward as a tree.
 
     A node passes if min(1, joint p / reference) > tau. The deepest depth with a passing node wins, within it the node
-    with the highest joint p. A node that ends the text is tested at its own depth and counts as depth gamma.
+    with the highest joint p. A node that ends the text is tested at its own depth and counts as one of full depth.
 
     Attributes:
         reference: `max`, the largest joint q at that depth (the authors' first tree class; the stricter rule);
@@ -107,7 +107,8 @@ class Mmtad(Mtad):
         one_of("reference", self.reference, Reference)
 
     def round(self, text: Text, target: Reader, draft: Reader) -> Rounds:
-        drafted = yield from grow(draft, self._rule(text), min(self.gamma, text.room - 1), text)
+        gamma = min(self.gamma, text.room - 1)
+        drafted = yield from grow(draft, self._rule(text), gamma, text)
         tree = drafted.tree
         p = yield target.read(tree)
         joint_p = tree.joint(p)

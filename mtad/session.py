@@ -24,6 +24,7 @@ from mtad.law import RAW, Law, Warp
 from mtad.tree import Tree
 
 PREFILL_CHUNK = 512
+TREE_ROOM = 256  # cache positions reserved for the trees of a round; larger ones make the cache grow on the way
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class Model(Protocol):
     def move(self, row: int, sources: list[int], start: int) -> None:
         """Move cache entries `sources` of `row` to `start`, `start` + 1, ..."""
 
+    def reserve(self, positions: int) -> None:
+        """Make room for so many cache positions a row now, so that no timed forward has to."""
+
     def synchronise(self) -> None:
         """Wait until the device has done all it was asked for."""
 
@@ -91,13 +95,17 @@ class Session:
         self._sees: list[np.ndarray] = [np.zeros(0, dtype=bool)]  # per slot: the slots > 0 on its path
         self._depths = [0]
 
-    def open(self, prompt: Sequence[int]) -> None:
-        """Start a text; reads all but the last token of `prompt` (at least one token) in chunks."""
+    def open(self, prompt: Sequence[int], room: int = 0) -> None:
+        """Start a text of up to `room` new tokens; reads all but the last token of `prompt` in chunks.
+
+        Raises ValueError for an empty prompt.
+        """
         if not prompt:
             raise ValueError("a prompt needs at least one token")
         self.text, self._kept, self.counts = list(prompt), 0, Counts()
         self.version += 1
         self._forget()
+        self.model.reserve(len(prompt) + room + TREE_ROOM)
         while self._kept < len(prompt) - 1:
             end = min(self._kept + PREFILL_CHUNK, len(prompt) - 1)
             self.model.forward([self._feed_text(self._kept, end)])
@@ -108,7 +116,10 @@ class Session:
         return Reader(self, RAW).read(tree)
 
     def commit(self, tokens: Sequence[int]) -> None:
-        """Append `tokens` to the text; ``commit([])`` only drops what was read below the root."""
+        """Append `tokens` to the text; ``commit([])`` only drops what was read below the root.
+
+        If every token was read, the law after the last one is kept too, and the next read need not feed it again.
+        """
         path = [0]
         for token in tokens:
             slot = self._slots.get((path[-1], token))
@@ -218,8 +229,10 @@ class Reader:
         for chunk in self.session.chunks(self._chunks):
             self._append(self.warp(chunk))
             self._chunks += 1
-        slots = np.array(self.session.slots(tree))
-        return Law(None if self._ids is None else self._ids[: self._rows], self._logp[: self._rows]).take(slots)
+        law = Law(None if self._ids is None else self._ids[: self._rows], self._logp[: self._rows])
+        slots = self.session.slots(tree)
+        # A tree read alone and in order, the common case, needs no copy of its rows.
+        return law.first(len(slots)) if slots == list(range(len(slots))) else law.take(slots)
 
     def _append(self, law: Law) -> None:
         """Add rows to the table, whose capacity and width grow by doubling and by need."""
@@ -252,6 +265,8 @@ class Read:
 
 def serve(reads: Sequence[Read]) -> list[Law]:
     """Answer reads of any number of texts, those of one model by one forward; laws in the order of the reads."""
+    if len({id(read.reader.session) for read in reads}) < len(reads):
+        raise ValueError("a session waits for one read at a time")
     feeds: dict[int, list[tuple[Session, Feed]]] = {}
     for read in reads:
         session = read.reader.session

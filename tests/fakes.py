@@ -49,6 +49,9 @@ class ContextModel:
         self.written[row] = {place: entry for place, entry in cache.items() if place < start}
         self.written[row].update({start + i: entry for i, entry in enumerate(moved)})
 
+    def reserve(self, positions: int) -> None:
+        pass
+
     def synchronise(self) -> None:
         pass
 

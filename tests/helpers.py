@@ -8,7 +8,9 @@ from pathlib import Path
 import hydra
 from omegaconf import OmegaConf
 
-from mtad.decoder import Decoder, Limits, Output, generate
+from mtad.decoder import Decoder
+from mtad.ending import Limits
+from mtad.generate import Output, generate
 from mtad.law import Sampling
 from mtad.luck import Luck
 from mtad.session import Model, Session

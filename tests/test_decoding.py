@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from baselines.autoregressive import Autoregressive
 from baselines.speculative import Speculative
-from mtad.decoder import Limits, Round, Rounds, Source, Text, drive, writing
+from mtad.decoder import Round, Rounds, Source, Text
+from mtad.ending import Ending, Limits
 from mtad.errors import UserError
+from mtad.generate import drive, writing
 from mtad.law import Sampling
 from mtad.luck import Luck
 from mtad.mjgd import Mjgd
@@ -76,6 +82,37 @@ def test_the_earliest_of_end_token_stop_string_and_limit_counts() -> None:
     assert scripted(*blocks, stop=["ef"], limit=6).finish == "stop"
 
 
+BYTES = [b"a", "é".encode()[:1], "é".encode()[1:], b"\n", b"", b" b"]
+
+
+def in_bytes(tokens: Sequence[int]) -> str:
+    """Tokens that are pieces of characters, whole ones, or nothing."""
+    return b"".join(BYTES[token] for token in tokens).decode(errors="replace")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    tokens=st.lists(st.integers(0, len(BYTES) - 1), min_size=1, max_size=12),
+    cuts=st.sets(st.integers(1, 11)),
+    stop=st.sampled_from(["é", "\n", "a b", "éa", "\n\n"]),
+)
+def test_a_text_stops_at_the_same_token_however_it_is_cut_into_blocks(
+    tokens: list[int], cuts: set[int], stop: str
+) -> None:
+    def emitted(edges: list[int]) -> list[int]:
+        ending, output = Ending(Limits(20, stop=(stop,)), in_bytes), list[int]()
+        for start, end in itertools.pairwise([0, *edges, len(tokens)]):
+            if start < end:
+                length, finish = ending.cut(output, tokens[start:end])
+                output += tokens[start : start + length]
+                if finish:
+                    break
+        return output
+
+    in_one = emitted([])
+    assert emitted(sorted(cut for cut in cuts if cut < len(tokens))) == in_one == emitted(list(range(1, len(tokens))))
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
 def test_the_limit_inside_a_block_cuts_tokens_and_counts(limit: int) -> None:
     output = scripted("abc", "def", limit=limit)
@@ -101,7 +138,9 @@ def test_the_shorter_of_both_models_limits_the_pair() -> None:
     draft.max_positions = 20
     with pytest.raises(UserError, match="exceed the 20 positions"):
         write(Speculative(), llama(), draft, prompt=[1] * 10, limit=11)
-    assert len(write(Autoregressive(), llama(), draft, prompt=[1] * 10, limit=11).tokens) == 11
+    with pytest.raises(UserError, match="exceed the 20 positions"):  # the same limit for a baseline without a draft
+        write(Autoregressive(), llama(), draft, prompt=[1] * 10, limit=11)
+    assert len(write(Autoregressive(), llama(), draft, prompt=[1] * 10, limit=10).tokens) == 10
 
 
 def test_texts_up_to_the_last_position_are_possible() -> None:
@@ -167,7 +206,9 @@ def test_cached_equals_uncached(name: str, make) -> None:  # type: ignore[no-unt
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_two_prompts_advance_in_one_forward_and_write_what_they_write_alone(name: str) -> None:
+def test_two_prompts_advance_in_one_forward_and_write_what_they_write_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target, limits = llama(rows=2), Limits(12, frozenset({7}))
     draft = noisy(target, lambda seed: llama(seed, rows=2))
 
@@ -175,11 +216,16 @@ def test_two_prompts_advance_in_one_forward_and_write_what_they_write_alone(name
         sessions = Session(target, row), Session(draft, row)
         return writing(from_yaml(name), *sessions, prompt, limits, Sampling(), Luck(0, str(prompt)), spell)
 
-    prompts = [[1, 2, 3, 4], [9]]
+    prompts, batches = [[1, 2, 3, 4], [9]], list[int]()
     alone = [drive([text(0, prompt)])[0] for prompt in prompts]
+    forward = target.forward
+    monkeypatch.setattr(target, "forward", lambda feeds: [batches.append(len(feeds)), forward(feeds)][1])
     together = drive([text(row, prompt) for row, prompt in enumerate(prompts)])
     assert [output.tokens for output in together] == [output.tokens for output in alone]
     assert [output.target.forwards for output in together] == [output.target.forwards for output in alone]
+    prefills = 1  # of the longer prompt; the other one's only token is read with its first tree
+    # Texts whose rounds differ in shape may miss each other now and then, but never always.
+    assert len(batches) < prefills + sum(output.target.forwards for output in alone) and 2 in batches
 
 
 def test_together_means_one_forward() -> None:

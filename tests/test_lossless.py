@@ -17,7 +17,7 @@ from mtad.drafting import OneEach, grow
 from mtad.law import Law, Sampling, Warp
 from mtad.mtad import Mmtad, Mtad
 from mtad.session import Reader
-from mtad.tree import ROOT
+from mtad.tree import ROOT, Tree
 from tests.fakes import TableModel, llama, noisy, opt
 from tests.helpers import PURE, write
 
@@ -97,10 +97,10 @@ class Wrong(Speculative):
 
 
 class DraftForTarget(Wrong):
-    """q for p in the last draw."""
+    """q for p after a refusal."""
 
-    def last(self, p: Law, q: Law, node: int, uniform: float) -> int:
-        return q.draw(max(node - 1, 0), uniform) if len(q) else p.draw(node, uniform)
+    def correct(self, p: Law, q: Law, node: int, uniform: float) -> int:
+        return q.draw(node, uniform)
 
 
 class NoResidual(Wrong):
@@ -136,6 +136,25 @@ class ReusedLuck(Wrong):
 
         same = Text(text.tokens, text.room, text.eos, Same(), text.greedy, text.ends)  # type: ignore[arg-type]
         return (yield from super().round(same, target, draft))
+
+
+class LastFromDraft(Mtad):
+    """q for p: the draft model verifies itself."""
+
+    def round(self, text: Text, target: Reader, draft: Reader) -> Rounds:
+        return super().round(text, draft, draft)
+
+
+class LastOffByOne(Mmtad):
+    """The last token is drawn from the row of another node."""
+
+    def _accepted(self, text: Text, tree: Tree, p: Law, node: int, nodes: int) -> Round:
+        return super()._accepted(text, tree, p.take([*range(1, len(p)), 0]), node, nodes)
+
+
+@pytest.mark.parametrize("fault", [LastFromDraft(gamma=2, width=2, tau=1), LastOffByOne(gamma=2, width=2, tau=1)])
+def test_planted_wrong_rules_of_joint_decoders_are_caught(fault: Decoder) -> None:
+    assert p_value(fault) < REFUTED
 
 
 def test_the_wrong_rules_differ_from_the_right_one_by_their_fault_alone() -> None:

@@ -50,6 +50,7 @@ class Hashed(ContextModel):
 
 @settings(max_examples=40, deadline=None)
 @given(
+    first_children=st.sampled_from([1, 2, 64]),  # how many children are sorted before more are asked for
     seed=st.integers(0, 10**6),
     gamma=st.integers(1, 3),
     law=st.sampled_from(["raw", "warped"]),
@@ -58,11 +59,13 @@ class Hashed(ContextModel):
     ties=st.booleans(),
 )
 def test_exact_search_equals_brute_force(
-    seed: int, gamma: int, law: str, assist: str, ends: set[int], ties: bool
+    first_children: int, seed: int, gamma: int, law: str, assist: str, ends: set[int], ties: bool
 ) -> None:
     target, draft = Hashed(5, seed, ties), Hashed(5, seed // 2)
     decoder = Mjgd(gamma=gamma, law=law, assist=assist, width=3, batch=2)  # type: ignore[arg-type]
-    output = write(decoder, target, draft, limit=5, eos=sorted(ends), sampling=SAMPLING)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mtad.best_first.FIRST_CHILDREN", first_children)
+        output = write(decoder, target, draft, limit=5, eos=sorted(ends), sampling=SAMPLING)
     warp, text = Warp() if law == "raw" else SAMPLING.warp(True), [0]
     for step in output.rounds:
         block = brute_force(target, text, min(gamma, 5 - len(text) + 1), warp, ends)
@@ -73,7 +76,7 @@ def test_exact_search_equals_brute_force(
 
 @pytest.mark.parametrize("law", ["raw", "warped"])
 def test_the_lead_is_a_lower_bound_on_the_distance_to_the_second_best_block(law: str) -> None:
-    warp = Warp() if law == "raw" else SAMPLING.warp(True)
+    warp, positive = Warp() if law == "raw" else SAMPLING.warp(True), 0
     for seed in range(12):
         target = Hashed(4, seed)
         decoder = Mjgd(gamma=2, law=law, assist="none")  # type: ignore[arg-type]
@@ -92,6 +95,8 @@ def test_the_lead_is_a_lower_bound_on_the_distance_to_the_second_best_block(law:
             assert joints[1] == -np.inf
         else:
             assert 0 <= proof.lead <= joints[0] - joints[1] + 1e-9
+            positive += proof.lead > 0
+    assert positive >= 6
 
 
 def test_a_certain_target_leaves_no_runner_up() -> None:
@@ -110,6 +115,26 @@ def test_an_exhausted_budget_gives_a_valid_block_that_is_not_called_proven(assis
         assert len(step.tokens) == 4 and step.proof is not None
         assert not step.proof.proven and not step.proof.decisive and step.proof.lead is None
         assert step.proof.shortfall > 0
+
+
+def test_a_binding_budget_gives_assisted_and_unassisted_search_the_same_answer() -> None:
+    for seed in range(20):
+        target, draft = Hashed(8, seed), Hashed(8, seed + 100)
+        answers = [
+            write(Mjgd(gamma=3, law="raw", assist=assist, width=3, budget=12), target, draft, limit=3).rounds[0]  # type: ignore[arg-type]
+            for assist in ("none", "draft")
+        ]
+        proofs = [answer.proof for answer in answers]
+        assert proofs[0] is not None and proofs[1] is not None
+        if proofs[0].proven:
+            # A better incumbent may settle the assisted search sooner, never later.
+            assert proofs[1].proven and answers[1].tokens == answers[0].tokens
+
+
+def test_an_end_token_that_the_draft_proposed_counts_as_accepted() -> None:
+    model, draft = (StubModel(3, lambda context: [0.05, 0.05, 0.9]) for _ in range(2))
+    step = write(Mjgd(gamma=4), model, draft, limit=8, eos=[2]).rounds[0]
+    assert step.tokens == (2,) and step.accepted == 1
 
 
 def test_an_impossible_draft_costs_reads_but_not_the_answer() -> None:

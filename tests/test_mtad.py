@@ -19,10 +19,10 @@ from tests.helpers import PURE, write
 PROMPT = [0]
 
 
-def choose(decoder: Mtad, tree: Tree, q: list[list[float]], p: list[list[float]], eos: frozenset[int] = frozenset()):  # type: ignore[no-untyped-def]
+def choose(decoder, tree, q, p, eos=frozenset(), room=99):  # type: ignore[no-untyped-def]
     """Run a round's decision on a given tree and given laws (rows by node), and return it."""
     laws = {"q": Law(None, logs(q)), "p": Law(None, logs(p))}
-    text = Text(PROMPT, 99, eos, Luck(0, "p"), True, lambda output: False)
+    text = Text(PROMPT, room, eos, Luck(0, "p"), True, lambda output: False)
     session = Session(TableModel([[1, 1]]))
     round_ = decoder.round(text, Reader(session, PURE.warp(True)), Reader(session, PURE.warp(True)))
     import mtad.mtad as module
@@ -151,6 +151,16 @@ def test_a_node_that_ends_the_text_counts_as_full_depth_and_gets_no_extra_token(
     p = [[0.3, 0.1, 0.6], [1 / 3] * 3, [0.2, 0.7, 0.1], [1 / 3] * 3]
     chosen = choose(Mmtad(gamma=2, tau=0.1), tree, q, p, eos=frozenset({2}))
     assert chosen.tokens == (2,) and chosen.accepted == 1 and end == 1
+
+
+def test_near_the_limit_full_depth_is_what_the_limit_leaves() -> None:
+    tree = Tree()
+    tree.add(0, 2)  # ends the text, joint p 0.2
+    tree.add(tree.add(0, 0), 1)  # joint p 0.63 at depth 2, the deepest that room 3 leaves
+    q = [[0.7, 0.1, 0.2], [0.05, 0.9, 0.05], [1 / 3] * 3, [1 / 3] * 3]
+    for gamma in (2, 4):
+        chosen = choose(Mmtad(gamma=gamma, tau=0.3), tree, q, q, eos=frozenset({2}), room=3)
+        assert chosen.tokens[:2] == (0, 1)
 
 
 def test_mtad_keeps_the_beam_with_the_highest_joint_q_ended_ones_included() -> None:

@@ -47,6 +47,34 @@ def test_any_sequence_of_reads_and_commits_gives_the_laws_of_the_text(family: st
         session.commit(path + data.draw(st.lists(st.integers(0, 59), max_size=2)))
 
 
+@pytest.mark.parametrize("make", [llama, opt])
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_texts_of_any_shape_share_forwards_while_the_cache_grows(make, data: st.DataObject) -> None:  # type: ignore[no-untyped-def]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mtad.cache.STEP", 16)
+        patch.setattr("mtad.session.TREE_ROOM", 0)
+        model = make(rows=4)
+        sessions = [Session(model, row) for row in range(4)]
+        for session in sessions:
+            session.open(data.draw(st.lists(st.integers(0, 59), min_size=1, max_size=12)))
+        for _ in range(4):
+            some = data.draw(st.lists(st.sampled_from(sessions), min_size=1, unique_by=id))
+            trees = [random_tree(data, 7) for _ in some]
+            laws = serve([session.read(tree) for session, tree in zip(some, trees, strict=True)])
+            for session, tree, law in zip(some, trees, laws, strict=True):
+                np.testing.assert_allclose(law.logp, expected(model, session, tree), atol=1e-4)
+                path = tree.path(data.draw(st.integers(0, len(tree) - 1)))
+                session.commit(path + data.draw(st.lists(st.integers(0, 59), max_size=2)))
+
+
+def test_a_session_waits_for_one_read_at_a_time() -> None:
+    session = Session(TableModel([[1, 2], [2, 1]]))
+    session.open([0])
+    with pytest.raises(ValueError, match="one read at a time"):
+        serve([session.read(Tree()), session.read(Tree.chain([1]))])
+
+
 @pytest.mark.parametrize("family", MODELS)
 def test_two_texts_of_different_lengths_and_trees_share_one_forward(family: str) -> None:
     model = MODELS[family]
