@@ -1,0 +1,165 @@
+"""`generate` runs a decoder: it alone owns the prompt, the commits, the end, the limit and the counters.
+
+`drive` advances several texts together, the reads that they wait for in one forward per model. Knows token ids only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+
+from mtad.decoder import Decoder, Round, RoundDecoder, Text, Write
+from mtad.ending import Detokenise, Ending, Limits
+from mtad.errors import UserError
+from mtad.law import Law, Sampling
+from mtad.luck import Luck
+from mtad.session import Counts, Read, Reader, Session, serve
+
+
+@dataclass(frozen=True)
+class Output:
+    """A generated text and what it took.
+
+    Attributes:
+        tokens: emitted ids, cut at the end token (included), stop string or limit: the one ruler for tokens.
+        text: the tokens as text, end token and stop string left out.
+        finish: "eos", "stop" or "limit".
+        rounds: as emitted, that is, the last one cut.
+        target, draft: forwards, nodes and seconds of the two sessions, prefill not counted.
+        prefill_seconds, decode_seconds: wall clock, device synchronised at both edges; the search for stop strings,
+            which turns tokens into text, is left out.
+        commit_seconds: the part of `decode_seconds` spent in commits.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    finish: str
+    rounds: tuple[Round, ...]
+    target: Counts
+    draft: Counts
+    prefill_seconds: float
+    decode_seconds: float
+    commit_seconds: float
+
+
+def generate(
+    decoder: Decoder,
+    target: Session,
+    draft: Session,
+    prompt: Sequence[int],
+    limits: Limits,
+    sampling: Sampling,
+    luck: Luck,
+    detokenise: Detokenise,
+) -> Output:
+    """Continue `prompt` with `decoder`.
+
+    Raises:
+        UserError: prompt and limit exceed the maximum positions of the pair.
+    """
+    return drive([writing(decoder, target, draft, prompt, limits, sampling, luck, detokenise)])[0]
+
+
+def drive(texts: Sequence[Generator[Read, Law, Output]]) -> list[Output]:
+    """Advance several texts together: the reads that they wait for are served in one forward per model."""
+    outputs: dict[int, Output] = {}
+    waiting: dict[int, Read] = {}
+
+    def resume(i: int, law: Law | None) -> None:
+        try:
+            waiting[i] = next(texts[i]) if law is None else texts[i].send(law)
+        except StopIteration as end:
+            outputs[i] = end.value
+
+    for i in range(len(texts)):
+        resume(i, None)
+    while waiting:
+        served, reads = list(waiting), list(waiting.values())
+        waiting.clear()
+        for i, law in zip(served, serve(reads), strict=True):
+            resume(i, law)
+    return [outputs[i] for i in range(len(texts))]
+
+
+def writing(
+    decoder: Decoder,
+    target: Session,
+    draft: Session,
+    prompt: Sequence[int],
+    limits: Limits,
+    sampling: Sampling,
+    luck: Luck,
+    detokenise: Detokenise,
+) -> Generator[Read, Law, Output]:
+    """`generate` as a generator of reads, for `drive`."""
+    sessions = _sessions(decoder, target, draft, len(prompt), limits.max_new_tokens)
+    ending = Ending(limits, detokenise)
+    started = perf_counter()
+    for session in sessions:
+        session.open(prompt, limits.max_new_tokens)
+        session.model.synchronise()
+    prefilled = perf_counter()
+    warp = sampling.warp(decoder.joint)
+    write = _one_round(decoder) if isinstance(decoder, RoundDecoder) else decoder.write
+    readers = Reader(target, warp), Reader(draft, warp)
+    output: list[int] = []
+    rounds: list[Round] = []
+    finish, commit_seconds = None, 0.0
+    while finish is None:
+        ends = partial(_ends, ending, tuple(output))
+        text = Text([*prompt, *output], limits.max_new_tokens - len(output), ending.eos, luck, sampling.greedy, ends)
+        for step in (yield from write(text, *readers)):
+            length, finish = ending.cut(output, step.tokens)
+            rounds.append(step.cut(length))
+            output += rounds[-1].tokens
+            if finish:
+                break
+        else:
+            committing = perf_counter()
+            fresh = output[len(text.tokens) - len(prompt) :]
+            for session in sessions:
+                session.commit(fresh)
+            commit_seconds += perf_counter() - committing
+    target.model.synchronise()
+    decode_seconds = perf_counter() - prefilled - ending.seconds
+    return Output(
+        tokens=tuple(output),
+        text=ending.text(output),
+        finish=finish,
+        rounds=tuple(rounds),
+        target=target.counts,
+        draft=draft.counts if decoder.drafts else Counts(),
+        prefill_seconds=prefilled - started,
+        decode_seconds=decode_seconds,
+        commit_seconds=commit_seconds,
+    )
+
+
+def _sessions(decoder: Decoder, target: Session, draft: Session, prompt: int, new: int) -> tuple[Session, ...]:
+    """The sessions that the decoder needs, after a check that the text fits both models."""
+    longest = min(session.model.max_positions for session in (target, draft))
+    if prompt + new > longest:
+        raise UserError(
+            f"prompt ({prompt} tokens) and max_new_tokens ({new}) exceed the {longest} positions of the pair; "
+            f"shorten the prompt or lower max_new_tokens"
+        )
+    if not decoder.drafts:
+        return (target,)
+    if target.model is draft.model and target.row == draft.row:
+        raise ValueError("target and draft need a cache row each")
+    return target, draft
+
+
+def _ends(ending: Ending, output: tuple[int, ...], new: Sequence[int]) -> bool:
+    return ending([*output, *new])
+
+
+def _one_round(decoder: RoundDecoder) -> Write:
+    """A decoder of rounds in the shape of one of whole texts."""
+
+    def write(text: Text, target: Reader, draft: Reader) -> Generator[Read, Law, Sequence[Round]]:
+        return [(yield from decoder.round(text, target, draft))]
+
+    return write
