@@ -7,13 +7,16 @@ seconds and before any weight is read where that is possible. Knows nothing of c
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils.hub import cached_file
 
 from mtad.errors import UserError, first_line
 from mtad.hub import commit_of
@@ -120,7 +123,7 @@ class Blueprint:
     def load(self, device: torch.device, rows: int = 1) -> Pair:
         """Read the weights onto `device`, with caches for `rows` texts."""
         target, draft = (
-            CausalModel(_weights(source).to(device), self.vocabulary, rows) for source in (self.target, self.draft)
+            CausalModel(_weights(source, device), self.vocabulary, rows) for source in (self.target, self.draft)
         )
         return Pair(target, draft, self.tokenizer, self.eos, self.max_positions, self.origins)
 
@@ -163,7 +166,7 @@ def find_device(name: str) -> torch.device:
 
 def find_folder(path: str) -> Path:
     """The folder that a user or a model YAML means by `path`; it need not exist."""
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))  # noqa: PTH111  # Path's own raises for an unknown user
     return PACKAGE.parent / folder if folder.parts[:1] == (PACKAGE.name,) else folder
 
 
@@ -190,8 +193,9 @@ def _find(role: str, spec: ModelSpec, dtype: str | None) -> Source:
         raise UserError(f"unknown dtype {name!r} for the {role}; known: {', '.join(DTYPES)}")
     short = str(DTYPES[name]).removeprefix("torch.")
     if spec.path:
-        folder = _checked_folder(role, find_folder(spec.path))
-        origin = Origin(None, None, folder.resolve().name, content_hash(folder, CONTENT), short)
+        with _reading(f"the files of {role} {spec.path}"):
+            folder = _checked_folder(role, find_folder(spec.path))
+            origin = Origin(None, None, folder.resolve().name, content_hash(folder, CONTENT), short)
         return Source(f"{role} {spec.path}", str(folder), None, _config(role, str(folder), None), DTYPES[name], origin)
     if not spec.id:
         raise UserError(f"model.{role} needs a hub id or a folder: give model.{role}.path=FOLDER")
@@ -213,30 +217,47 @@ def _checked_folder(role: str, folder: Path) -> Path:
     return folder
 
 
-def _config(role: str, where: str, revision: str | None) -> Any:
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Another library reads files here. Damaged ones make it fail with any class of error; each becomes a UserError."""
     try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise UserError(f"cannot read {what}: {kind}{first_line(error)}") from None
+
+
+def _config(role: str, where: str, revision: str | None) -> Any:
+    with _reading(f"the config of {role} {where}"):
         config = AutoConfig.from_pretrained(where, revision=revision)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the config of {role} {where}: {first_line(error)}") from None
     if not hasattr(config, "max_position_embeddings"):
         raise UserError(f"{role} {where}: its config names no max_position_embeddings; not a model of a known kind")
     return config
 
 
 def _tokenizer(source: Source) -> Any:
-    try:
+    with _reading(f"the tokenizer of {source.name}"):
         return AutoTokenizer.from_pretrained(source.where, revision=source.revision)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the tokenizer of {source.name}: {first_line(error)}") from None
 
 
-def _weights(source: Source) -> Any:
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            source.where, revision=source.revision, dtype=source.dtype, attn_implementation="sdpa"
+def _weights(source: Source, device: torch.device) -> Any:
+    with _reading(f"the weights of {source.name}"):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source.where,
+            revision=source.revision,
+            dtype=source.dtype,
+            attn_implementation="sdpa",
+            output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"cannot read the weights of {source.name}: {first_line(error)}") from None
+    missing = sorted(found["missing_keys"])  # transformers leaves out those tied to others, and fills these at random
+    if missing:
+        raise UserError(f"the weights of {source.name} lack {missing[0]} ({len(missing)} missing in all)")
+    try:
+        return model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"{source.name} does not fit on {device}: {first_line(error)}") from None
 
 
 def _same_vocabulary(sources: tuple[Source, Source], tokenizers: list[Any]) -> None:
@@ -254,9 +275,14 @@ def _same_vocabulary(sources: tuple[Source, Source], tokenizers: list[Any]) -> N
 
 def _eos(source: Source, tokenizer: Any) -> frozenset[int]:
     """The ids that end a text of the target: those of its generation config and of its tokenizer."""
-    try:
-        named = GenerationConfig.from_pretrained(source.where, revision=source.revision).eos_token_id
-    except OSError:  # it has no generation config
-        named = source.config.eos_token_id
+    with _reading(f"the generation config of {source.name}"):
+        file = cached_file(
+            source.where,
+            "generation_config.json",
+            revision=source.revision,
+            _raise_exceptions_for_missing_entries=False,
+        )
+        holder = GenerationConfig.from_pretrained(source.where, revision=source.revision) if file else source.config
+        named = holder.eos_token_id
     ids = named if isinstance(named, list) else [named]
     return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)

@@ -11,8 +11,10 @@ from shutil import copytree
 import huggingface_hub.constants
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
-from mtad import hub
+from mtad import hub, loading
 from mtad.errors import UserError
 from mtad.loading import ModelSpec, content_hash, find_device, find_folder, inspect_pair, load_pair
 from tests.conftest import POSITIONS, save_tokenizer
@@ -68,6 +70,26 @@ def test_two_vocabularies_are_refused_naming_both_models_and_the_first_differenc
         inspect_pair(*specs(own_pair))
 
 
+def _drop(name: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        del tensors[name]
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return damage
+
+
+_drop_tensor = _drop("model.layers.1.mlp.up_proj.weight")
+
+
+def _other_config(**changes: object) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+    return damage
+
+
 def _remove(*names: str) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         for name in names:
@@ -88,6 +110,11 @@ def _cut(folder: Path) -> None:
         (_remove("config.json"), "no config.json"),
         (_remove("tokenizer.json", "tokenizer_config.json"), "cannot read the tokenizer"),
         (_cut, "cannot read the weights"),
+        (_drop_tensor, r"the weights of target .* lack model.layers.1.mlp.up_proj.weight \(1 missing in all\)"),
+        (_other_config(hidden_size=48), "cannot read the weights"),
+        (_other_config(num_hidden_layers=3), "lack model.layers.2"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot read the tokenizer"),
+        (lambda folder: (folder / "generation_config.json").write_text("{"), "cannot read the generation config"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot read the config"),
     ],
 )
@@ -96,6 +123,32 @@ def test_a_damaged_folder_is_one_line(own_pair: Path, damage: Callable[[Path], N
     with pytest.raises(UserError, match=message) as caught:
         load_pair(*specs(own_pair), device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_may_not_be_read_is_one_line(own_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(loading, "content_hash", refuse)
+    with pytest.raises(UserError, match=r"cannot read the files of target .*Permission denied"):
+        inspect_pair(*specs(own_pair))
+
+
+def test_too_little_memory_is_one_line(saved_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
+
+    blueprint = inspect_pair(*specs(saved_pair))
+    monkeypatch.setattr(PreTrainedModel, "to", refuse)
+    with pytest.raises(UserError, match=r"^target .* does not fit on cpu: CUDA out of memory.$"):
+        blueprint.load(torch.device("cpu"))
+
+
+def test_tied_embeddings_are_not_missed(own_pair: Path) -> None:
+    for role in ("target", "draft"):
+        _other_config(tie_word_embeddings=True)(own_pair / role)
+        _drop("lm_head.weight")(own_pair / role)
+    assert load_pair(*specs(own_pair), device="cpu").target.vocabulary == len(WORDS) + 2
 
 
 def test_a_missing_folder_is_named_at_once_and_never_taken_for_a_hub_id(saved_pair: Path) -> None:
