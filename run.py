@@ -27,7 +27,8 @@ def main(config: DictConfig) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
+        change = " without fresh=true" if config.get("fresh") else ""
+        print(f"interrupted; the same command{change} resumes", file=sys.stderr)
         sys.exit(130)
 
 

@@ -19,7 +19,7 @@ PLAIN: dict[object, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int
 
 def build(what: str, config: Mapping[str, Any]) -> Any:
     """The dataclass `config["_target_"]` with the other keys as options; `what` names it in messages."""
-    path = config.get("_target_")
+    path = _mapping(what, config).get("_target_")
     if not isinstance(path, str):
         raise UserError(f"{what}: its YAML names no _target_")
     try:
@@ -35,14 +35,23 @@ def construct(what: str, kind: Any, options: Mapping[str, Any]) -> Any:
     """An instance of the dataclass `kind`. Raises UserError for an unknown key and a value of the wrong type."""
     hints = get_type_hints(kind)
     known = [field.name for field in fields(kind) if field.init]
-    for key, value in options.items():
+    values = dict(_mapping(what, options))
+    for key, value in values.items():
         if key not in known:
             raise UserError(f"{what} has no option {key!r}; it has: {', '.join(known) or 'none'}")
         check_type(f"{what}: {key}", value, hints[key])
+        if hints[key] is float:
+            values[key] = float(value)  # tau=1 and tau=1.0 are one option, and one run
     try:
-        return kind(**options)
+        return kind(**values)
     except UserError as error:
         raise UserError(str(error) if what in str(error) else f"{what}: {error}") from None
+
+
+def _mapping(what: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{what} must be a mapping, not {value!r}")
+    return value
 
 
 def check_type(name: str, value: object, hint: object) -> None:

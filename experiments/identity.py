@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -26,7 +28,9 @@ def run_id(settings: Settings, blueprint: Blueprint, prompts: Sequence[Prompt], 
             "weights": {role: asdict(origin) for role, origin in blueprint.origins.items()},
             "task": {"name": settings.task_name, "stop": settings.task.stop},
             "prompts": [asdict(prompt) for prompt in prompts],
-            "variants": [variant.describe() for variant in settings.variants],
+            "eos": sorted(blueprint.eos),
+            "decoder": settings.variants[0].describe(),
+            "references": sorted((variant.describe() for variant in settings.variants[1:]), key=itemgetter("label")),
             "repeats": settings.repeats,
             "seed": settings.seed,
             "max_new_tokens": settings.max_new_tokens,
@@ -36,20 +40,35 @@ def run_id(settings: Settings, blueprint: Blueprint, prompts: Sequence[Prompt], 
     )
 
 
-def published_config(settings: Settings) -> dict[str, Any]:
+def published_config(settings: Settings, blueprint: Blueprint) -> dict[str, Any]:
     """The resolved configuration without the keys that only say where, and with no user's path in it."""
-    config = {key: value for key, value in settings.config.items() if key not in ELSEWHERE}
-    variants = [variant.describe() for variant in settings.variants]
-    return {**{str(key): _published(str(key), value) for key, value in config.items()}, "variants": variants}
+    config = {key: value for key, value in settings.config.items() if key not in (*ELSEWHERE, "model")}
+    config["model"] = {role: {**settings.config["model"][role], "path": None} for role in blueprint.origins}
+    paths = {
+        role: f"{origin.folder}@sha256:{origin.sha256}" if origin.folder else None
+        for role, origin in blueprint.origins.items()
+    }
+    config["variants"] = [variant.describe() for variant in settings.variants]
+    safe: dict[str, Any] = published(config)
+    for role, path in paths.items():  # the very hash of the weights, where `published` would take all files
+        safe["model"][role]["path"] = path
+    return safe
 
 
-def _published(key: str, value: object) -> object:
-    """`value` with every path replaced by the last name in it and the hash of what lies there."""
+def published(value: Any, key: str = "") -> Any:
+    """`value` with every path in it replaced by its last name and the hash of what lies there."""
     if isinstance(value, Mapping):
-        return {inner: _published(str(inner), item) for inner, item in value.items()}
-    if isinstance(value, list):
-        return [_published(key, item) for item in value]
-    if not isinstance(value, str) or not (key == "path" or value.startswith(("/", "~"))):
-        return value
-    place = find_folder(value)
-    return f"{place.name}@sha256:{content_hash(place)[:16]}" if place.exists() else place.name
+        return {str(inner): published(item, str(inner)) for inner, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [published(item, key) for item in value]
+    is_path = isinstance(value, str) and value and (key == "path" or value.startswith(("/", "~")))
+    return _published_path(value) if is_path else value
+
+
+@cache
+def _published_path(path: str) -> str:
+    place = find_folder(path)
+    try:
+        return f"{place.name}@sha256:{content_hash(place)}" if place.exists() else place.name
+    except OSError:  # it may not be read
+        return place.name

@@ -22,7 +22,7 @@ class Totals:
 
     Attributes:
         seconds: of decoding, prefill left out.
-        log_likelihood: natural log, under the target's untruncated law.
+        log_likelihood: natural log, under the target's untruncated law; NaN where it is undefined.
         score: NaN-free; `graded` counts the rows that have one.
     """
 
@@ -56,6 +56,8 @@ def speedup_end_to_end(a: Totals, b: Totals) -> Estimate:
 
 def perplexity_ratio(a: Totals, b: Totals) -> Estimate:
     """Token-weighted perplexity, a over b."""
+    if np.isnan(a.log_likelihood).any() or np.isnan(b.log_likelihood).any():
+        return Estimate(None, reason="some tokens have no finite log-likelihood")
     return _estimate(_perplexity_ratio, a.log_likelihood, a.tokens, b.log_likelihood, b.tokens)
 
 

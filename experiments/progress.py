@@ -25,7 +25,7 @@ def progress(total: int, done: int) -> Iterator[Callable[[str], None]]:
         yield _plain(total, done)
         return
     columns = (
-        TextColumn("{task.description:<16}"),
+        TextColumn("{task.description:<16}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

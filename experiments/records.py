@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from mtad.errors import UserError
 
 SCHEMA_VERSION = 1
+KEYS = {"variant", "prompt_id", "repeat", "process_id", "code"}  # what a row must have to be counted
 
 Row = dict[str, Any]
 Cell = tuple[str, int]  # (variant, repeat)
@@ -54,6 +55,15 @@ def settled(rows: Iterable[Row], cells: Iterable[Cell]) -> list[Row]:
     return kept
 
 
+@contextmanager
+def _disk(doing: str, path: Path) -> Iterator[None]:
+    """What the disk refuses is a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot {doing} {path}: {error.strerror or error}") from None
+
+
 class RunFolder:
     """`<results_dir>/<name>/<run_id>/`, opened by at most one process at a time."""
 
@@ -64,11 +74,9 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder. The lock dies with this process and is not inherited by children. Raises UserError."""
-        try:
+        with _disk("write to", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             stream = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}") from None
         with stream:
             try:
                 fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,32 +86,37 @@ class RunFolder:
 
     def rows(self) -> list[Row]:
         """All whole rows of the journal; a torn last line is cut off the file. Raises UserError."""
-        if not self.samples.exists():
-            return []
-        content = self.samples.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.truncate(self.samples, len(whole))
-        rows = []
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                raise UserError(
-                    f"{self.samples}: line {number} is not a row; delete it, or start over with fresh=true"
-                ) from None
-        return rows
+        with _disk("read", self.samples):
+            if not self.samples.exists():
+                return []
+            content = self.samples.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if len(whole) < len(content):
+                os.truncate(self.samples, len(whole))
+        return [self._row(number, line) for number, line in enumerate(whole.split(b"\n")[:-1], start=1)]
+
+    def _row(self, number: int, line: bytes) -> Row:
+        """A line of the journal. Raises UserError."""
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        where, anew = f"{self.samples}: line {number}", "start over with fresh=true"
+        if not isinstance(row, dict) or "schema_version" not in row:
+            raise UserError(f"{where} is not a row; delete it, or {anew}")
+        if row["schema_version"] != SCHEMA_VERSION:
+            raise UserError(f"{where} has schema_version {row['schema_version']!r}, not {SCHEMA_VERSION}; {anew}")
+        if not row.keys() >= KEYS:
+            raise UserError(f"{where} lacks {min(KEYS - row.keys())}; delete it, or {anew}")
+        return row
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row: one write, on the disk when this returns."""
         line = to_json(row).encode() + b"\n"
-        try:
-            with self.samples.open("ab", buffering=0) as journal:
-                if journal.write(line) != len(line):
-                    raise UserError(f"{self.samples}: the disk took only a part of a row; the same command resumes")
-                os.fsync(journal.fileno())
-        except OSError as error:
-            raise UserError(f"cannot write to {self.samples}: {error.strerror}") from None
+        with _disk("write to", self.samples), self.samples.open("ab", buffering=0) as journal:
+            if journal.write(line) != len(line):
+                raise UserError(f"{self.samples}: the disk took only a part of a row; the same command resumes")
+            os.fsync(journal.fileno())
 
     def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Replace the journal in one step."""
@@ -112,16 +125,24 @@ class RunFolder:
     def clear(self) -> None:
         """Forget the rows and what was made of them."""
         self.rewrite([])
-        (self.path / "summary.json").unlink(missing_ok=True)
+        with _disk("delete", self.path / "summary.json"):
+            (self.path / "summary.json").unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Replace a JSON file in one step."""
         self._replace(self.path / name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
-    def read_json(self, name: str) -> Any:
-        """A JSON file's content, or None if there is none."""
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file's object; empty if there is no such file. Raises UserError."""
         file = self.path / name
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        try:
+            with _disk("read", file):
+                value = json.loads(file.read_bytes()) if file.exists() else {}
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise UserError(f"{file} is damaged; delete it, or start over with fresh=true")
+        return value
 
     def write_yaml(self, name: str, value: Mapping[str, Any]) -> None:
         """Replace a YAML file in one step."""
@@ -129,8 +150,9 @@ class RunFolder:
 
     def _replace(self, file: Path, text: str) -> None:
         fresh = file.with_name(f".{file.name}.new")
-        with fresh.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(file)
+        with _disk("write to", file):
+            with fresh.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            fresh.replace(file)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
+from experiments.identity import published
 from experiments.records import SCHEMA_VERSION, Row
 from experiments.task import Prompt
 from experiments.variants import Variant
 from mtad.decoder import Round
 from mtad.generate import Output
+
+NOT_FINITE = "the target gives log-probabilities that are no finite numbers; a dtype with a wider range may mend that"
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def make_row(
         **asdict(provenance),
         "variant": variant.label,
         "decoder": variant.name,
-        "options": variant.options,
+        "options": published(variant.options),
         "sampling": asdict(variant.sampling),
         "prompt_id": prompt.id,
         "turn": 0,
@@ -50,7 +54,7 @@ def make_row(
         "token_ids": list(output.tokens),
         "text": output.text,
         "finish": output.finish,
-        "rounds": [_round(step) for step in output.rounds],
+        "rounds": [_finite(_round(step)) for step in output.rounds],
         "counts": {
             "target_forwards": output.target.forwards,
             "draft_forwards": output.draft.forwards,
@@ -66,10 +70,11 @@ def make_row(
             "draft": output.draft.seconds,
             "commit": output.commit_seconds,
         },
-        "log_likelihoods": [round(float(value), 6) for value in log_likelihoods],
+        "log_likelihoods": _finite([round(float(value), 6) for value in log_likelihoods]),
+        "log_likelihoods_reason": None if all(map(isfinite, log_likelihoods)) else NOT_FINITE,
         "score": next(iter(grades.values()), None),
         "grades": dict(grades),
-        "proof": _proof(output.rounds),
+        "proof": _finite(_proof(output.rounds)),
         "joules": None,
     }
 
@@ -87,14 +92,25 @@ def _round(step: Round) -> dict[str, Any]:
 
 
 def _proof(rounds: Sequence[Round]) -> dict[str, Any] | None:
-    """How many blocks were proven to be the best; the smallest lead (nats) and the largest shortfall of the text."""
+    """How many blocks were proven to be the best; the smallest lead (the gap, nats) and the largest shortfall."""
     proofs = [step.proof for step in rounds if step.proof]
     if not proofs:
         return None
+    gap = min((proof.lead for proof in proofs if proof.lead is not None), default=None)
     return {
         "blocks": len(proofs),
         "proven": sum(proof.proven for proof in proofs),
         "decisive": sum(proof.decisive for proof in proofs),
-        "min_lead": min((proof.lead for proof in proofs if proof.lead is not None), default=None),
+        "gap": gap,
+        "gap_reason": "no block has a proven lead over another" if gap is None else None,
         "max_shortfall": max(proof.shortfall for proof in proofs),
     }
+
+
+def _finite(value: Any) -> Any:
+    """JSON data with None for every number that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -62,6 +65,11 @@ class Plan:
             (variant.label, repeat) for repeat in range(self.settings.repeats) for variant in self.settings.variants
         ]
 
+    @property
+    def weights(self) -> dict[str, Any]:
+        """Where the weights came from, as JSON data."""
+        return {role: asdict(origin) for role, origin in self.blueprint.origins.items()}
+
     def limits(self, max_new_tokens: int) -> Limits:
         """When a text ends."""
         settings = self.settings
@@ -91,6 +99,9 @@ def prepare(settings: Settings) -> Plan:
     prompts = settings.task.prompts()[: settings.limit]
     if not prompts:
         raise UserError(f"task {settings.task_name} has no prompts")
+    name, times = Counter(prompt.id for prompt in prompts).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"task {settings.task_name} has {times} prompts with the id {name!r}")
     encoded = {prompt.id: [int(token) for token in blueprint.tokenizer(prompt.text)["input_ids"]] for prompt in prompts}
     room = blueprint.max_positions - settings.max_new_tokens
     for name, tokens in encoded.items():
@@ -115,16 +126,16 @@ def measure(plan: Plan, prompts: Sequence[Prompt]) -> None:
     if not sys.stderr.isatty():
         disable_progress_bar()
     provenance = Provenance(plan.id, process_id, git_version(), code_hash(), settings.seed, no_energy_reason())
+    before = [] if settings.fresh else folder.read_json("environment.json").get("processes", [])
     bench = Bench(plan, plan.blueprint.load(plan.device), provenance)
     for variant in settings.variants:
         bench.write(variant, prompts[0], 0, min(WARM_UP_TOKENS, settings.max_new_tokens))
     if settings.fresh:
         folder.clear()
-    before = [] if settings.fresh else (folder.read_json("environment.json") or {}).get("processes", [])
     processes = [*before, describe_process(process_id, started, plan.device)]
     stamp = {"schema_version": SCHEMA_VERSION, "run_id": plan.id}
-    folder.write_json("environment.json", {**stamp, "processes": processes})
-    folder.write_yaml("config.yaml", {**stamp, **published_config(settings)})
+    folder.write_json("environment.json", {**stamp, "weights": plan.weights, "processes": processes})
+    folder.write_yaml("config.yaml", {**stamp, **published_config(settings, plan.blueprint)})
     total = len(plan.prompts) * len(plan.cells)
     with progress(total, total - len(prompts) * len(plan.cells)) as advance:
         for row in bench.rows(prompts):
@@ -146,7 +157,7 @@ class Bench:
         settings = self.plan.settings
         for prompt in prompts:
             for repeat in range(settings.repeats):
-                order = list(settings.variants)
+                order = sorted(settings.variants, key=attrgetter("label"))
                 random.Random(f"{settings.seed} {prompt.id} {repeat}").shuffle(order)
                 for variant in order:
                     yield self._row(variant, prompt, repeat)
@@ -184,6 +195,7 @@ def report(plan: Plan) -> dict[str, object]:
     settings = plan.settings
     labels = [variant.label for variant in settings.variants]
     summary = summarise(kept, plan.id, settings.model, settings.task_name, labels)
+    summary["weights"] = plan.weights
     plan.folder.write_json("summary.json", summary)
     return summary
 

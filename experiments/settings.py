@@ -15,7 +15,9 @@ from experiments.build import build, check_type, construct
 from experiments.task import Task
 from experiments.variants import Variant, make_variants
 from mtad.errors import UserError, first_line
-from mtad.loading import ModelSpec
+from mtad.loading import ModelSpec, find_folder
+
+ROLES = ("target", "draft")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Settings:
     """A run as asked for; see conf/config.yaml for the keys that are not explained here.
 
     Attributes:
-        model, task_name: the options of the groups `model` and `task`.
+        model: the option of the group `model`; the names of the two models, if others than the YAML's are asked for.
+        task_name: the option of the group `task`.
         variants: the decoder under study first.
         config: the whole configuration, resolved, as the user gave it.
     """
@@ -48,6 +51,13 @@ class Settings:
     config: dict[str, Any]
 
 
+# Every key that is read from the configuration, so that one deleted with ~key is named.
+KEYS = (
+    *("model", "decoder", "task", "sampling", "reference", "limit", "repeats", "seed", "max_new_tokens", "ignore_eos"),
+    *("device", "dtype", "results_dir", "name", "fresh", "resume"),
+)
+
+
 def read_settings(composed: DictConfig) -> Settings:
     """Check the configuration that Hydra composed. Raises UserError."""
     try:
@@ -56,26 +66,30 @@ def read_settings(composed: DictConfig) -> Settings:
         raise UserError(f"the configuration does not resolve: {first_line(error)}") from None
     assert isinstance(container, dict)
     config: dict[str, Any] = {str(key): value for key, value in container.items()}
-    model, task_name = groups.choice("model"), groups.choice("task")
+    missing = [key for key in KEYS if key not in config]
+    if missing:
+        raise UserError(f"the configuration lacks {missing[0]}, which cannot be left out")
+    target, draft = (_model(config["model"], role) for role in ROLES)
+    model, task_name = _model_name(target, draft), groups.choice("task")
     task: Task = build(f"task {task_name}", config["task"])
     limit, longest, resume = (config[key] for key in ("limit", "max_new_tokens", "resume"))
     if resume not in (None, "mixed"):
         raise UserError(f"resume must be null or mixed, not {resume!r}")
     return Settings(
         model=model,
-        target=construct("model.target", ModelSpec, config["model"]["target"]),
-        draft=construct("model.draft", ModelSpec, config["model"]["draft"]),
+        target=target,
+        draft=draft,
         task_name=task_name,
         task=task,
         variants=make_variants(config["decoder"], config["sampling"], config["reference"]),
         limit=None if limit is None else _count(config, "limit"),
         repeats=_count(config, "repeats"),
-        seed=_plain(config, "seed", int),
+        seed=_seed(config),
         max_new_tokens=task.max_new_tokens if longest is None else _count(config, "max_new_tokens"),
         ignore_eos=_plain(config, "ignore_eos", bool),
         device=_plain(config, "device", str),
         dtype=None if config["dtype"] is None else _plain(config, "dtype", str),
-        results_dir=Path(_plain(config, "results_dir", str)),
+        results_dir=_results_dir(config),
         name=_name(config, f"{model}-{task_name}-{groups.choice('decoder')}"),
         fresh=_plain(config, "fresh", bool),
         mixed=resume == "mixed",
@@ -88,6 +102,37 @@ def _plain(config: Mapping[str, Any], key: str, kind: type) -> Any:
     return config[key]
 
 
+def _model(config: object, role: str) -> ModelSpec:
+    if not isinstance(config, Mapping) or role not in config:
+        raise UserError(f"model must have a {role}; see conf/model")
+    spec: ModelSpec = construct(f"model.{role}", ModelSpec, config[role])
+    return spec
+
+
+def _model_name(target: ModelSpec, draft: ModelSpec) -> str:
+    """The YAML's name as long as the pair is the YAML's, else the names of its two models."""
+    chosen = groups.choice("model")
+    asked = [spec.path or spec.id for spec in (target, draft)]
+    original = groups.load("model", chosen)
+    if asked == [original[role].get("path") or original[role].get("id") for role in ROLES]:
+        return chosen
+    return "+".join(find_folder(name).resolve().name if name else "none" for name in asked)
+
+
+def _seed(config: Mapping[str, Any]) -> int:
+    seed = int(_plain(config, "seed", int))
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed must be >= 0 and < 2^63, not {seed}")
+    return seed
+
+
+def _results_dir(config: Mapping[str, Any]) -> Path:
+    folder = _plain(config, "results_dir", str)
+    if not folder:
+        raise UserError("results_dir must name a folder")
+    return find_folder(folder) if folder.startswith("~") else Path(folder)
+
+
 def _count(config: Mapping[str, Any], key: str) -> int:
     number = int(_plain(config, key, int))
     if number < 1:
@@ -97,6 +142,6 @@ def _count(config: Mapping[str, Any], key: str) -> int:
 
 def _name(config: Mapping[str, Any], default: str) -> str:
     name = default if config["name"] is None else str(config["name"])
-    if Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith("."):
         raise UserError(f"name must be the name of one folder, not {name!r}")
     return name

@@ -7,10 +7,12 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from experiments.report import BASELINE
+
 PIPED_COLUMNS = 100
-BASELINE = "autoregressive"
 
 
 def print_table(summary: Mapping[str, Any], console: Console | None = None) -> None:
@@ -19,9 +21,11 @@ def print_table(summary: Mapping[str, Any], console: Console | None = None) -> N
     if not console.is_terminal:
         console = Console(highlight=False, width=PIPED_COLUMNS, file=console.file)
     decoders: Mapping[str, Any] = summary["decoders"]
-    baseline = BASELINE if BASELINE in decoders else list(decoders)[:2][-1]
+    baseline = BASELINE if BASELINE in decoders else list(decoders)[:2][-1]  # the first reference
     score = next(iter(decoders.values()))["score"]["name"]
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), title=_title(summary), title_justify="left", title_style="bold")
+    table = Table(
+        box=box.SIMPLE, padding=(0, 1, 0, 0), title=escape(_title(summary)), title_justify="left", title_style="bold"
+    )
     table.add_column("variant", no_wrap=True)
     speed = f"speed-up over {baseline}\n[95 % interval]" if len(decoders) > 1 else "speed-up"
     heads = (
@@ -35,12 +39,12 @@ def print_table(summary: Mapping[str, Any], console: Console | None = None) -> N
         "J/\ntoken",
     )
     for head in heads:
-        table.add_column(head.replace("[", r"\["), justify="right")
+        table.add_column(escape(head), justify="right")
     for label, figures in decoders.items():
         table.add_row(
-            label,
+            escape(label),
             _number(figures["tokens_per_second"], 1),
-            _speedup(summary, label, baseline),
+            escape(_speedup(summary, label, baseline)),
             _number(figures["perplexity"], 3),
             _number(figures["score"]["value"], 3),
             _number(figures["distinct_2"], 3),
@@ -55,9 +59,8 @@ def print_table(summary: Mapping[str, Any], console: Console | None = None) -> N
 
 def _title(summary: Mapping[str, Any]) -> str:
     figures = next(iter(summary["decoders"].values()))
-    texts = f"{figures['prompts']} prompts" + (
-        f", {figures['rows']} texts each" if figures["rows"] > figures["prompts"] else ""
-    )
+    prompts, repeats = figures["prompts"], figures["rows"] // figures["prompts"]
+    texts = f"{prompts} prompts" + (f", {repeats} repeats" if repeats > 1 else "")
     return f"{summary['model']}, {summary['task']}, {texts} (run {summary['run_id']})"
 
 
@@ -67,9 +70,9 @@ def _speedup(summary: Mapping[str, Any], label: str, baseline: str) -> str:
     for found in summary["comparisons"]:
         if (found["decoder"], found["reference"], found["metric"]) == (label, baseline, "speedup"):
             if found["low"] is None:
-                return f"{_number(found['value'], 2)} \\[-]"
+                return f"{_number(found['value'], 2)} [-]"
             mark = "*" if found["low"] <= 1 <= found["high"] else ""
-            return f"{found['value']:.2f} \\[{found['low']:.2f}, {found['high']:.2f}]{mark}"
+            return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]{mark}"
     return "-"
 
 
@@ -83,6 +86,7 @@ def _notes(summary: Mapping[str, Any], baseline: str, score: str | None) -> list
     if any(found["low"] is not None and found["low"] <= 1 <= found["high"] for found in speed):
         notes.append("*: the interval contains 1")
     notes += sorted({f"[-]: {found['reason']}" for found in speed if found["reason"]})
+    notes += sorted({f"perplexity: {row['perplexity_reason']}" for row in figures if row["perplexity"] is None})
     if figures[0]["joules_per_token"] is None:
         notes.append(f"J/token: {figures[0]['joules_reason']}")
     proven = {

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from experiments import runner
-from experiments.records import Row, RunFolder, settled, to_json
+from experiments.records import SCHEMA_VERSION, Row, RunFolder, settled, to_json
 from mtad.errors import UserError
+from mtad.loading import Blueprint
+from tests.killed_runs import APPENDS
 from tests.toy import ROOT, toy_settings
 
 HOLDER = """
@@ -37,43 +39,81 @@ def written(rows: list[Row]) -> dict[tuple[str, str, int], list[int]]:
 
 
 def row(prompt: str, variant: str, process: str, repeat: int = 0) -> Row:
-    return {"prompt_id": prompt, "variant": variant, "process_id": process, "repeat": repeat}
+    cell = {"prompt_id": prompt, "variant": variant, "process_id": process, "repeat": repeat}
+    return {"schema_version": SCHEMA_VERSION, **cell, "code": "c"}
+
+
+def text_row(text: str) -> Row:
+    return {**row("p", "a", "1"), "text": text}
 
 
 def test_rows_of_a_run_killed_again_and_again_equal_an_undisturbed_ones(saved_pair: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.killed_runs", str(saved_pair), str(tmp_path / "killed"), "6"]
+    command = [sys.executable, "-m", "tests.killed_runs", str(saved_pair), str(tmp_path / "killed")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.count("killed") >= 3, "too few runs were alive when they should be killed"
+    assert done.stdout.count("killed") == len(APPENDS) + 1 and "compaction" in done.stdout
     runner.run(toy_settings(saved_pair, tmp_path / "calm", "repeats=2", "reference=[autoregressive]"))
     killed, calm = read(tmp_path / "killed"), read(tmp_path / "calm")
     assert written(killed) == written(calm)
     assert len(killed) == len(calm) == 6 * 2 * 2, "a row stands twice"
     processes = {(row["prompt_id"], row["process_id"]) for row in killed}
     assert len(processes) == 6, "rows of one prompt come from two processes"
-    assert len({process for _, process in processes}) > 1, "no kill fell between two rows"
+    assert len({process for _, process in processes}) == 3, "the kills left whole prompts of two runs, and one finished"
 
 
 def test_a_torn_last_line_is_cut_off_wherever_it_tore(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for text in ("one", "zwei\nüß", "three"):
-        folder.append({"text": text})
+        folder.append(text_row(text))
     whole = folder.samples.read_bytes()
-    last = len(to_json({"text": "three"}).encode()) + 1
+    last = len(to_json(text_row("three")).encode()) + 1
     for torn in range(1, last):
         folder.samples.write_bytes(whole[:-torn])
         assert [row["text"] for row in folder.rows()] == ["one", "zwei\nüß"]
-        folder.append({"text": "again"})
+        folder.append(text_row("again"))
         assert [row["text"] for row in folder.rows()] == ["one", "zwei\nüß", "again"]
 
 
-def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{nonsense", "line 2 is not a row"),
+        ("", "line 2 is not a row"),
+        ("{}", "line 2 is not a row"),
+        ("null", "line 2 is not a row"),
+        ('{"schema_version":7}', "line 2 has schema_version 7, not 1"),
+        ('{"schema_version":1}', "line 2 lacks code"),
+    ],
+)
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, line: str, message: str) -> None:
     folder = RunFolder(tmp_path)
-    folder.append({"text": "one"})
+    folder.append(text_row("one"))
     with folder.samples.open("a") as journal:
-        journal.write("{nonsense\n")
-    folder.append({"text": "three"})
-    with pytest.raises(UserError, match="line 2 is not a row"):
+        journal.write(f"{line}\n")
+    folder.append(text_row("three"))
+    with pytest.raises(UserError, match=message):
         folder.rows()
+
+
+@pytest.mark.parametrize("content", ["{", "null", "[]"])
+def test_a_damaged_environment_is_named_before_weights_are_loaded(
+    saved_pair: Path, tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = runner.prepare(toy_settings(saved_pair, tmp_path))
+    plan.folder.path.mkdir(parents=True)
+    (plan.folder.path / "environment.json").write_text(content)
+    monkeypatch.setattr(Blueprint, "load", None)
+    with pytest.raises(UserError, match=r"environment.json is damaged; delete it, or start over with fresh=true"):
+        runner.measure(plan, plan.prompts)
+
+
+def test_whatever_the_disk_refuses_is_one_line(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.samples.mkdir()
+    with pytest.raises(UserError, match=r"cannot read .*samples.jsonl"):
+        folder.rows()
+    for write in (lambda: folder.append(text_row("a")), lambda: folder.rewrite([])):
+        with pytest.raises(UserError, match=r"cannot write to .*samples.jsonl"):
+            write()
 
 
 def test_a_row_with_nan_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:

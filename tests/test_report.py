@@ -30,6 +30,7 @@ def row(variant: str, prompt: str, repeat: int = 0, **changes: Any) -> Row:
         "counts": {"target_forwards": 2, "draft_forwards": 4, "drafted": 6, "accepted": 3},
         "seconds": {"prefill": 0.5, "decode": 1.0},
         "log_likelihoods": [-1.0, -1.0, -2.0, 0.0],
+        "log_likelihoods_reason": None,
         "score": 1.0,
         "grades": {"accuracy": 1.0},
         "proof": None,
@@ -57,6 +58,12 @@ def random_rows(prompts: int, repeats: int) -> list[Row]:
 
 def summary_of(rows: list[Row], *labels: str) -> dict[str, Any]:
     return summarise(rows, "id", "tiny", "toy", labels)
+
+
+def printed(summary: dict[str, Any]) -> list[str]:
+    text = io.StringIO()
+    print_table(summary, Console(file=text))
+    return text.getvalue().splitlines()
 
 
 def comparison(summary: dict[str, Any], metric: str) -> dict[str, Any]:
@@ -96,7 +103,7 @@ def test_a_share_of_proven_blocks_is_given_only_by_decoders_that_prove() -> None
 def test_a_decoder_without_drafts_has_no_acceptance_rate_and_says_why() -> None:
     counts = {"target_forwards": 4, "draft_forwards": 0, "drafted": 0, "accepted": 0}
     figures = summary_of([row("a", "p", counts=counts)], "a")["decoders"]["a"]
-    assert (figures["acceptance_rate"], figures["acceptance_reason"]) == (None, "drafts nothing")
+    assert (figures["acceptance_rate"], figures["acceptance_rate_reason"]) == (None, "drafts nothing")
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
@@ -151,6 +158,55 @@ def test_comparisons_are_against_every_reference() -> None:
     summary = summary_of([row(v, p) for v in "abc" for p in "pq"], "a", "b", "c")
     pairs = {(c["decoder"], c["reference"]) for c in summary["comparisons"]}
     assert pairs == {("a", "b"), ("a", "c"), ("b", "c"), ("c", "b")}
+
+
+def test_autoregressive_is_compared_with_also_as_the_main_decoder_and_the_table_shows_it() -> None:
+    slower = {"seconds": {"prefill": 0.5, "decode": 2.0}}
+    rows = [row(v, p, **(slower if v == "b" else {})) for v in ("autoregressive", "b") for p in "pq"]
+    summary = summary_of(rows, "autoregressive", "b")
+    pairs = {(c["decoder"], c["reference"]) for c in summary["comparisons"]}
+    assert pairs == {("autoregressive", "b"), ("b", "autoregressive")}
+    (line,) = (line for line in printed(summary) if line.lstrip().startswith("b "))
+    assert "0.50 [-]" in line
+
+
+def test_without_autoregressive_the_table_compares_with_the_first_reference() -> None:
+    lines = printed(summary_of([row(v, p) for v in "abc" for p in "pq"], "a", "b", "c"))
+    assert "speed-up over b" in "".join(lines)
+
+
+def test_labels_are_printed_as_they_are_and_repeats_are_named() -> None:
+    label = "[red]a[/] [/b]"
+    lines = printed(summary_of([row(label, p, repeat) for p in "pq" for repeat in range(3)], label))
+    assert any(label in line for line in lines)
+    assert "2 prompts, 3 repeats" in lines[0]
+
+
+def test_log_likelihoods_that_are_no_numbers_leave_perplexity_null_with_a_reason() -> None:
+    odd = {"log_likelihoods": [-1.0, None, -2.0, 0.0], "log_likelihoods_reason": "overflow"}
+    rows = [row("a", "p", **odd), row("a", "q"), row("b", "p"), row("b", "q")]
+    summary = summary_of(rows, "a", "b")
+    figures = summary["decoders"]["a"]
+    for name in ("perplexity", "perplexity_prompt_mean"):
+        assert (figures[name], figures[f"{name}_reason"]) == (None, "overflow")
+    (ratio,) = (c for c in summary["comparisons"] if (c["decoder"], c["metric"]) == ("a", "perplexity_ratio"))
+    assert ratio["value"] is None and "finite" in ratio["reason"]
+    assert "perplexity: overflow" in printed(summary)
+    json.dumps(summary, allow_nan=False)
+
+
+def test_every_figure_that_is_null_has_a_reason() -> None:
+    nothing = {
+        "counts": {"target_forwards": 0, "draft_forwards": 0, "drafted": 0, "accepted": 0},
+        "seconds": {"prefill": 0.0, "decode": 0.0},
+        "token_ids": [5],
+        "log_likelihoods": [-1.0],
+    }
+    figures = summary_of([row("a", "p", **nothing)], "a")["decoders"]["a"]
+    null = {name for name, value in figures.items() if value is None and not name.endswith("_reason")}
+    assert {"distinct_2", "proven_share", "tokens_per_second", "tokens_per_target_forward"} <= null
+    for name in null - {"joules_per_token"}:
+        assert figures[f"{name}_reason"], name
 
 
 def test_the_table_fits_100_columns_and_marks_intervals_that_contain_1() -> None:

@@ -155,7 +155,7 @@ def test_a_run_writes_its_four_files_and_a_complete_one_is_shown_again(
     monkeypatch.chdir(tmp_path)
     code, out, _ = call("limit=3", "results_dir=here")
     assert code == 0 and all(word in out for word in ("mtad", "autoregressive", "speculative", "speed-up"))
-    (folder,) = (tmp_path / "here" / "tiny-toy-mtad").iterdir()
+    (folder,) = (tmp_path / "here" / "target+draft-toy-mtad").iterdir()
     assert [path.name for path in tmp_path.iterdir()] == ["here"], "something was written outside results_dir"
     files = {name: (folder / name).read_text() for name in ("samples.jsonl", "summary.json", "environment.json")}
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -218,8 +218,8 @@ def test_a_sweep_keeps_to_the_results_folder(call: Call, tmp_path: Path, monkeyp
     code, _, _ = call("-m", "limit=1", "reference=[]", "results_dir=here", "decoder.tau=0.1,0.9")
     assert code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
-    assert [path.name for path in (tmp_path / "here").iterdir()] == ["tiny-toy-mtad"]
-    assert len(list((tmp_path / "here" / "tiny-toy-mtad").iterdir())) == 2
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["target+draft-toy-mtad"]
+    assert len(list((tmp_path / "here" / "target+draft-toy-mtad").iterdir())) == 2
 
 
 def test_groups_are_seen_through_the_search_path() -> None:
