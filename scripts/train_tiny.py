@@ -198,6 +198,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--role", choices=["tokenizer", *SHAPES], required=True)
     parser.add_argument("--steps", type=int, default=0, help="length of the whole run, earlier steps included")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--respell-from", type=int, default=900, help="step from which SQL comes in many spellings")
     parser.add_argument("--shape", type=int, nargs=4, metavar=("LAYERS", "HIDDEN", "INTERMEDIATE", "HEADS"))
     parser.add_argument("--checkpoints", type=Path, default=ROOT / ".cache" / "tiny")
     parser.add_argument("--name", help="name of the checkpoint (default: the role)")
@@ -225,7 +226,7 @@ def main() -> None:
         training.load(torch.load(checkpoint, weights_only=True))
     if not options.export_only:
         held_out = [prompt.text + prompt.answer["code"] for prompt in read_prompts(HELD_OUT_CODE)]
-        stream = batches(tokenizer, options.seed, held_out)
+        stream = batches(tokenizer, options.seed, held_out, options.respell_from)
         run(training, stream, options.steps, checkpoint, options.save_every)
     export(training, tokenizer, options.output or TINY / options.role)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import platform
+import random
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.corpus import arithmetic, code, heldout, packing, sql
+from experiments.corpus.dialect import respelled
 from experiments.corpus.document import Document, Segment
+from experiments.corpus.schema import schemas
 from experiments.task import Prompt
 from experiments.tasks.arithmetic import Arithmetic
 from experiments.tasks.code import Code
@@ -98,9 +101,18 @@ def schema_of_text(text: str) -> str:
     return text.split("Question:")[0]
 
 
+def test_a_respelled_statement_returns_the_same_rows() -> None:
+    rng, changed = random.Random(0), 0
+    for prompt in Sql().prompts():
+        spelling = respelled(rng, prompt.answer["sql"])
+        changed += spelling != prompt.answer["sql"]
+        assert Sql().grade(prompt, spelling) == {"execution_accuracy": 1.0}, spelling
+    assert changed > len(Sql().prompts()) / 2
+
+
 def test_every_sql_schema_is_either_trained_on_or_held_out() -> None:
-    trained = {schema.notation for schema in itertools.islice(sql.schemas(5, held_out=False), SAMPLE)}
-    held_out = {schema.notation for schema in itertools.islice(sql.schemas(5, held_out=True), SAMPLE)}
+    trained = {schema.notation for schema in itertools.islice(schemas(5, held_out=False), SAMPLE)}
+    held_out = {schema.notation for schema in itertools.islice(schemas(5, held_out=True), SAMPLE)}
     assert trained.isdisjoint(held_out)
 
 

@@ -14,10 +14,13 @@ from typing import Any
 
 from experiments.corpus import arithmetic, code, sql
 from experiments.corpus.domains import Table
+from experiments.corpus.schema import Schema, schemas
 
 SEED = 20_240_709
 PROMPTS = 200
 QUESTIONS_PER_DATABASE = 5
+LEAST_TABLES = 3  # of a database, and
+LEAST_STATEMENT = 75  # characters of a gold statement: the pair finds smaller ones too easy
 DATA = Path(__file__).parents[1] / "tasks" / "data"
 MANIFEST = Path(__file__).parent / "stdlib_manifest.json"
 
@@ -34,10 +37,12 @@ def arithmetic_prompts() -> list[Row]:
     return list(found.values())
 
 
-def databases() -> Iterator[tuple[sql.Schema, list[str], list[tuple[str, list[list[int | str]]]]]]:
+def databases() -> Iterator[tuple[Schema, list[str], list[tuple[str, list[list[int | str]]]]]]:
     """Schemas never trained on, each with its DDL and with rows for its tables."""
     rng = random.Random(SEED)
-    for schema in sql.schemas(SEED, held_out=True):
+    for schema in schemas(SEED, held_out=True):
+        if len(schema.tables) < LEAST_TABLES:
+            continue
         sizes = {table.name: rng.randint(9, 14) if table.parent else rng.randint(7, 9) for table in schema.tables}
         yield (
             schema,
@@ -80,7 +85,7 @@ def sql_prompts() -> tuple[list[Row], list[Row]]:
         chosen: dict[str, sql.Query] = {}
         while len(chosen) < QUESTIONS_PER_DATABASE:
             query = sql.query(rng, schema)
-            if _telling(ddl, rows, query.sql):
+            if len(query.sql) >= LEAST_STATEMENT and _telling(ddl, rows, query.sql):
                 chosen.setdefault(query.question, query)
         prompts += [
             {"text": sql.prompt(schema, query), "answer": {"database": name, "sql": query.sql}}

@@ -17,7 +17,8 @@ BOS, EOS = "<s>", "</s>"
 CONTEXT_WEIGHT = 0.1  # loss weight of text that is context rather than answer
 ROW = 384  # tokens a row trains on, the longest context the pair has seen
 # Rows of each task in one training batch, up to a step: SQL is learned early, arithmetic needs many more examples.
-MIXES = ((350, {"sql": 6, "arithmetic": 4, "code": 6}), (10**9, {"sql": 4, "arithmetic": 8, "code": 4}))
+MIXES = ((350, {"sql": 6, "arithmetic": 4, "code": 6}), (900, {"sql": 4, "arithmetic": 8, "code": 4}))
+RESPELLED_MIX = {"sql": 8, "arithmetic": 4, "code": 4}  # once SQL comes in many spellings
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,18 @@ def _rows(tokenizer: Tokenizer, task: str, documents: Iterator[Document]) -> Ite
         yield Row(task, tokens[: ROW + 1], weights[1 : ROW + 1])
 
 
-def batches(tokenizer: Tokenizer, seed: int, held_out_code: Sequence[str]) -> Iterator[list[Row]]:
-    """An endless seeded stream of batches, mixed as ``MIXES`` says."""
+def batches(tokenizer: Tokenizer, seed: int, held_out_code: Sequence[str], respell_from: int) -> Iterator[list[Row]]:
+    """An endless seeded stream of batches, mixed as ``MIXES`` says; from a step on with SQL in many spellings."""
     functions = code.training_functions(code.files())
     code_documents = code.documents(functions, lambda text: encode(tokenizer, text), held_out_code)
     streams = {
         "sql": _rows(tokenizer, "sql", sql.documents(seed)),
+        "respelled": _rows(tokenizer, "sql", sql.documents(seed + 1, respell=True)),
         "arithmetic": _rows(tokenizer, "arithmetic", arithmetic.documents(seed)),
         "code": _rows(tokenizer, "code", _cycle(code_documents, seed)),
     }
     for step in itertools.count():
-        mix = next(mix for end, mix in MIXES if step < end)
-        yield [next(streams[task]) for task, count in mix.items() for _ in range(count)]
+        respell = step >= respell_from
+        mix = RESPELLED_MIX if respell else next((mix for end, mix in MIXES if step < end), MIXES[-1][1])
+        names = {"sql": "respelled"} if respell else {}
+        yield [next(streams[names.get(task, task)]) for task, count in mix.items() for _ in range(count)]

@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import random
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from experiments.corpus.dialect import respelled
 from experiments.corpus.document import Document, Segment
-from experiments.corpus.domains import DOMAINS, Column, Table
+from experiments.corpus.domains import Column, Table
+from experiments.corpus.schema import Schema, schemas
 
-HELD_OUT_SHARE = 20  # one schema in so many is never trained on
 QUESTIONS_PER_DOCUMENT = 5
-
-
-@dataclass(frozen=True)
-class Schema:
-    """The tables of one database."""
-
-    tables: tuple[Table, ...]
-
-    @property
-    def notation(self) -> str:
-        """The schema in the compact notation of the prompts."""
-        return "".join(f"{table.notation}\n" for table in self.tables)
-
-    @property
-    def held_out(self) -> bool:
-        """Whether the schema is on the held-out side of the split."""
-        return zlib.crc32(self.notation.encode()) % HELD_OUT_SHARE == 0
-
-    def families(self) -> list[tuple[Table, Table]]:
-        """Pairs of a child table and its parent."""
-        by_name = {table.name: table for table in self.tables}
-        return [(table, by_name[table.parent]) for table in self.tables if table.parent]
 
 
 @dataclass(frozen=True)
@@ -47,24 +25,6 @@ class Query:
 def prompt(schema: Schema, query: Query) -> str:
     """A schema and one question, ready for the statement."""
     return f"{schema.notation}Question: {query.question}\nSQL:"
-
-
-def schemas(seed: int, held_out: bool) -> Iterator[Schema]:
-    """An endless seeded stream of schemas: two or three tables of a domain with some of their columns."""
-    rng = random.Random(f"schema {seed}")
-    while True:
-        domain = rng.choice(DOMAINS)
-        tables = rng.sample(domain, min(rng.choice((2, 2, 3)), len(domain)))
-        names = {table.name for table in tables}
-        schema = Schema(tuple(_narrowed(rng, table, names) for table in tables))
-        if schema.held_out == held_out:
-            yield schema
-
-
-def _narrowed(rng: random.Random, table: Table, names: set[str]) -> Table:
-    label, *others = table.columns
-    chosen = rng.sample(others, min(rng.randint(2, 4), len(others)))
-    return replace(table, columns=(label, *chosen), parent=table.parent if table.parent in names else "")
 
 
 def _condition(rng: random.Random, table: Table, owner: str = "") -> tuple[str, str]:
@@ -330,12 +290,13 @@ def query(rng: random.Random, schema: Schema) -> Query:
             return found
 
 
-def documents(seed: int) -> Iterator[Document]:
+def documents(seed: int, respell: bool = False) -> Iterator[Document]:
     """An endless seeded stream of training documents: a schema and several questions with their statements."""
-    rng = random.Random(f"sql {seed}")
+    rng, dialect = random.Random(f"sql {seed}"), random.Random(f"dialect {seed}")
     for schema in schemas(seed, held_out=False):
         segments = [Segment(schema.notation, False)]
         for _ in range(QUESTIONS_PER_DOCUMENT):
             item = query(rng, schema)
-            segments += [Segment(f"Question: {item.question}\nSQL:", False), Segment(f" {item.sql};\n", True)]
+            statement = respelled(dialect, item.sql) if respell else item.sql
+            segments += [Segment(f"Question: {item.question}\nSQL:", False), Segment(f" {statement};\n", True)]
         yield Document("sql", tuple(segments))
