@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from experiments.task import Task
 from experiments.tasks.arithmetic import Arithmetic
 from experiments.tasks.code import Code
-from experiments.tasks.sql import Sql, database
+from experiments.tasks.sql import Sql, database, execute
 
 TASKS: tuple[Task, ...] = (Sql(), Arithmetic(), Code())
 IDS = [task.name for task in TASKS]
@@ -67,15 +68,12 @@ def test_sql_that_returns_other_rows_scores_zero() -> None:
 
 def test_sql_row_order_counts_only_where_the_gold_statement_orders() -> None:
     task = Sql()
-    free = next(prompt for prompt in task.prompts() if prompt.answer["sql"].startswith("SELECT DISTINCT"))
-    ordered = next(
-        prompt
-        for prompt in task.prompts()
-        if "ORDER BY" in prompt.answer["sql"] and "LIMIT" not in prompt.answer["sql"]
-    )
-    assert task.grade(free, f"{free.answer['sql']} ORDER BY 1 DESC")["execution_accuracy"] == 1.0
-    unsorted = ordered.answer["sql"].split(" ORDER BY")[0]
-    assert task.grade(ordered, unsorted)["execution_accuracy"] == 0.0
+    table = task.prompts()[0].text.split("(")[0]
+    free, ordered = f"SELECT id FROM {table}", f"SELECT id FROM {table} ORDER BY id"
+    backwards = f"SELECT id FROM {table} ORDER BY id DESC"
+    for gold_statement, score in ((free, 1.0), (ordered, 0.0)):
+        prompt = replace(task.prompts()[0], answer={**task.prompts()[0].answer, "sql": gold_statement})
+        assert task.grade(prompt, backwards) == {"execution_accuracy": score}
 
 
 @pytest.mark.parametrize(
@@ -93,6 +91,10 @@ def test_sql_row_order_counts_only_where_the_gold_statement_orders() -> None:
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n",
         "SELECT length(zeroblob(1000000000))",
+        "SELECT hex(zeroblob(3000)) LIKE '%0%0%0%0%1'",
+        "SELECT replace(name, 'a', 'aaaa') FROM {table}",
+        "SELECT printf('%1000000d', 1)",
+        "SELECT randomblob(10)",
         "SELECT 1; DROP TABLE {table}",
     ],
 )
@@ -103,6 +105,16 @@ def test_hostile_sql_scores_zero_and_leaves_the_databases_unchanged(statement: s
     table = prompt.text.split("(")[0]
     assert task.grade(prompt, statement.format(table=table, folder=path.parent)) == {"execution_accuracy": 0.0}
     assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
+
+
+def test_one_instruction_of_sqlite_can_do_little() -> None:
+    path = database(Sql().prompts()[0].answer["database"])
+    assert execute(path, "SELECT 'aab' LIKE 'A%B'") == [(1,)]
+    # No function makes long values, and patterns are short, so no comparison has much to do.
+    for call in ("hex('a')", "zeroblob(9)", "randomblob(9)", "printf('%9d', 1)", "replace('a', 'a', 'b')", "quote(1)"):
+        assert execute(path, f"SELECT {call}") is None
+    assert execute(path, f"SELECT 'a' LIKE '{'%a' * 50}'") == [(0,)]
+    assert execute(path, f"SELECT 'a' LIKE '{'%a' * 51}'") is None
 
 
 def test_arithmetic_grades_the_first_marked_number_as_a_whole() -> None:
