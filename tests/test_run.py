@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,10 +17,12 @@ import run as entry
 from experiments import runner
 from experiments.build import build
 from experiments.groups import load, names
+from experiments.identity import published
 from mtad.decoder import RoundDecoder, WholeDecoder
 from mtad.errors import UserError
-from mtad.loading import ModelSpec
-from tests.toy import ROOT, composed, settings_of, toy_settings
+from mtad.loading import ModelSpec, content_hash, inspect_pair
+from mtad.model import CausalModel
+from tests.toy import ROOT, Toy, composed, settings_of, toy_settings
 
 CONF = ROOT / "conf"
 Call = Callable[..., tuple[int, str, str]]
@@ -121,6 +126,14 @@ def test_references_are_names_mappings_or_all_and_a_copy_of_the_main_decoder_is_
         (["repeats=0"], "repeats must be >= 1"),
         (["max_new_tokens=0"], "max_new_tokens must be >= 1"),
         (["seed=x"], "seed must be a whole number"),
+        ([f"seed={2**63}"], r"seed must be >= 0 and < 2\^63"),
+        (["seed=-1"], r"seed must be >= 0 and < 2\^63"),
+        (["~limit"], "the configuration lacks limit"),
+        (["~sampling"], "the configuration lacks sampling"),
+        (["model.target=null"], "model.target must be a mapping, not None"),
+        (["~model.draft"], "model must have a draft"),
+        (["name="], "name must be the name of one folder"),
+        (["results_dir="], "results_dir must name a folder"),
         (["fresh=perhaps"], "fresh must be true or false"),
         (["resume=yes"], "resume must be null or mixed"),
         (["name=../elsewhere"], "name must be the name of one folder"),
@@ -163,7 +176,10 @@ def test_a_run_writes_its_four_files_and_a_complete_one_is_shown_again(
     rows = [json.loads(line) for line in files["samples.jsonl"].splitlines()]
     assert {document["schema_version"] for document in (config, summary, environment, *rows)} == {1}
     assert {document["run_id"] for document in (config, summary, environment, *rows)} == {folder.name}
-    assert config["model"]["target"]["path"].startswith("target@sha256:")
+    weights = summary["weights"]["target"]
+    assert (weights["folder"], weights["dtype"], summary["model"]) == ("target", "float32", "target+draft")
+    assert config["model"]["target"]["path"] == f"target@sha256:{weights['sha256']}"
+    assert environment["weights"] == summary["weights"]
     assert str(tmp_path) not in "".join(files.values()) + (folder / "config.yaml").read_text()
     monkeypatch.setattr(runner, "measure", None)  # weights must not be loaded again
     code, again, err = call("limit=3", "results_dir=here")
@@ -171,16 +187,25 @@ def test_a_run_writes_its_four_files_and_a_complete_one_is_shown_again(
     assert (folder / "samples.jsonl").read_text() == files["samples.jsonl"]
 
 
-def test_the_run_id_depends_on_what_determines_outputs_alone(saved_pair: Path, tmp_path: Path) -> None:
+def test_the_run_id_depends_on_what_determines_outputs_alone(
+    saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run_id(*overrides: str, results: Path = tmp_path) -> str:
         return runner.prepare(toy_settings(saved_pair, results, *overrides)).id
 
     same = run_id()
     assert same == run_id(results=tmp_path / "other") == run_id("name=x") == run_id("fresh=true", "resume=mixed")
     assert same == run_id("device=cpu", "max_new_tokens=12", "reference=[autoregressive, {decoder: speculative}]")
+    first = "{decoder: mtad, tau: 1, label: x}"
+    assert run_id(f"reference=[{first}, speculative]") == run_id(
+        f"reference=[speculative, {first.replace('1', '1.0')}]"
+    )
     changes = ["seed=1", "repeats=2", "limit=2", "max_new_tokens=5", "ignore_eos=true", "dtype=bf16", "decoder.tau=0.4"]
     changes += ["reference=[]", "sampling=greedy", "task.size=5", f"model.target.path={saved_pair / 'draft'}"]
     assert len({same, *map(run_id, changes)}) == len(changes) + 1
+    blueprint = inspect_pair(*(ModelSpec(path=str(saved_pair / role)) for role in ("target", "draft")))
+    monkeypatch.setattr(runner, "inspect_pair", lambda *_: replace(blueprint, eos=frozenset({1, 5})))
+    assert same != run_id(), "the end tokens decide where a text ends"
 
 
 def test_changed_code_is_refused_until_the_user_decides(
@@ -211,6 +236,65 @@ def test_an_interrupted_run_says_how_to_go_on(call: Call, tmp_path: Path, monkey
     monkeypatch.setattr(runner.Bench, "rows", interrupted)
     code, _, err = call(f"results_dir={tmp_path}")
     assert code == 130 and "the same command resumes" in err
+    code, _, err = call(f"results_dir={tmp_path}", "fresh=true")
+    assert code == 130 and "the same command without fresh=true resumes" in err
+
+
+def test_likelihoods_that_are_no_numbers_are_rows_all_the_same(
+    saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def overflow(self: CausalModel, prompt: Sequence[int], output: Sequence[int]) -> np.ndarray:
+        return np.array([np.nan, -np.inf, *[-1.0] * len(output)][: len(output)])
+
+    monkeypatch.setattr(CausalModel, "log_likelihoods", overflow)
+    runner.run(toy_settings(saved_pair, tmp_path, "limit=2", "reference=[]", "ignore_eos=true"))
+    (journal,) = tmp_path.glob("*/*/samples.jsonl")
+    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert [row["log_likelihoods"][:3] for row in rows] == [[None, None, -1.0]] * 2
+    assert all("no finite numbers" in row["log_likelihoods_reason"] for row in rows)
+    assert "perplexity: the target gives" in capsys.readouterr().out
+
+
+def test_the_name_is_that_of_the_models_that_are_used(saved_pair: Path) -> None:
+    other = settings_of(f"model.draft.path={saved_pair / 'draft'}", "model.target.path=mtad/tiny/../tiny/target")
+    assert (other.model, other.name) == ("target+draft", "target+draft-sql-mtad")
+    hub = settings_of("model=llama2-7b", "model.draft.id=some/small")
+    assert hub.model == "Llama-2-7b-hf+small"
+    assert settings_of("model.draft.path=mtad/tiny/draft", "model.target.dtype=bf16").model == "tiny"
+
+
+def test_results_dir_takes_a_tilde() -> None:
+    assert settings_of("results_dir='~/runs'").results_dir == Path.home() / "runs"
+
+
+def test_no_absolute_path_of_an_option_is_published(tmp_path: Path) -> None:
+    (tmp_path / "grammar").write_text("a")
+    safe = published({"grammar": str(tmp_path / "grammar"), "more": ["~/none", 1], "path": "x/gone", "rule": "max"})
+    assert safe["grammar"] == f"grammar@sha256:{content_hash(tmp_path / 'grammar')}"
+    assert (safe["more"], safe["path"], safe["rule"]) == (["none", 1], "gone", "max")
+
+
+def test_prompts_of_one_id_are_refused(saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = Toy().prompts()[:1] * 2
+    monkeypatch.setattr(Toy, "prompts", lambda _: twice)
+    with pytest.raises(UserError, match="task toy has 2 prompts with the id 'toy/0'"):
+        runner.prepare(toy_settings(saved_pair, tmp_path))
+
+
+def test_the_script_ends_in_one_line_and_answers_help(tmp_path: Path) -> None:
+    def script(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, ROOT / "run.py", *arguments], cwd=tmp_path, capture_output=True, text=True
+        )
+
+    wrong = script("decoder.gamma=0")
+    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (1, "", 1)
+    assert wrong.stderr.startswith("error: ") and "gamma must be" in wrong.stderr
+    shown, helped = script("--cfg", "job"), script("--help")
+    assert shown.returncode == helped.returncode == 0
+    assert yaml.safe_load(shown.stdout)["reference"] == ["autoregressive", "speculative"]
+    assert "decoder: autoregressive, beam_search" in helped.stdout and "max_new_tokens: null" in helped.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_sweep_keeps_to_the_results_folder(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
