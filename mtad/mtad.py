@@ -114,9 +114,7 @@ class Mmtad(Mtad):
         joint_p = tree.joint(p)
         passes = np.minimum(joint_p - self._references(tree, tree.joint(drafted.law)), 0) > log(self.tau)
         passes[ROOT] = True
-        depths = [
-            self.gamma if token in text.eos else depth for token, depth in zip(tree.tokens, tree.depths, strict=True)
-        ]
+        depths = [gamma if token in text.eos else depth for token, depth in zip(tree.tokens, tree.depths, strict=True)]
         node = max(np.flatnonzero(passes), key=lambda n: (depths[n], joint_p[n], -n))
         return self._accepted(text, tree, p, int(node), nodes=len(tree) - 1)
 

@@ -101,3 +101,8 @@ def test_greedy_sampling_is_argmax_for_single_tokens_and_temperature_one_for_joi
 def test_illegal_sampling_is_named(bad: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"sampling.{next(iter(bad))}"):
         Sampling(**bad)  # type: ignore[arg-type]
+
+
+def test_more_ties_than_the_margin_go_to_smaller_ids_too() -> None:
+    ids, _ = Warp(top_k=10)(torch.zeros(1, 1000)).row(0)
+    assert ids.tolist() == list(range(10))
