@@ -13,6 +13,7 @@ from experiments.task import Prompt
 from experiments.variants import Variant
 from mtad.decoder import Round
 from mtad.generate import Output
+from mtad.session import Counts
 
 NOT_FINITE = "the target gives log-probabilities that are no finite numbers; a dtype with a wider range may mend that"
 
@@ -66,10 +67,9 @@ def make_row(
         "seconds": {
             "prefill": output.prefill_seconds,
             "decode": output.decode_seconds,
-            "target": output.target.seconds,
-            "draft": output.draft.seconds,
-            "commit": output.commit_seconds,
+            **output.phases,
         },
+        "reads": {"target": _reads(output.target), "draft": _reads(output.draft)},
         "log_likelihoods": _finite([round(float(value), 6) for value in log_likelihoods]),
         "log_likelihoods_reason": None if all(map(isfinite, log_likelihoods)) else NOT_FINITE,
         "score": next(iter(grades.values()), None),
@@ -77,6 +77,11 @@ def make_row(
         "proof": _finite(_proof(output.rounds)),
         "joules": None,
     }
+
+
+def _reads(counts: Counts) -> dict[str, int]:
+    """How many forwards fed how many tokens, by the number of tokens."""
+    return {str(nodes): times for nodes, times in sorted(counts.reads.items())}
 
 
 def _round(step: Round) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mtad.cache import Aim, TreeCache
+from mtad.clock import Mark, mark
 from mtad.session import Feed
 
 # How far a logit may move when the same text is read in another shape, by the type of the weights; measured on the
@@ -93,6 +94,10 @@ class CausalModel:
         """Wait for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def mark(self) -> Mark:
+        """A mark in the device's time."""
+        return mark(self.device)
 
     @torch.inference_mode()
     def log_likelihoods(self, prompt: Sequence[int], output: Sequence[int]) -> np.ndarray:

@@ -12,14 +12,15 @@ Knows token ids only. Refuses to know how a forward is computed (`Model`), and w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from time import perf_counter
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from mtad.clock import Mark, Span
 from mtad.law import RAW, Law, Warp
 from mtad.tree import Tree
 
@@ -67,14 +68,50 @@ class Model(Protocol):
     def synchronise(self) -> None:
         """Wait until the device has done all it was asked for."""
 
+    def mark(self) -> Mark:
+        """The present point in the device's time, without waiting for it."""
+
 
 @dataclass
 class Counts:
-    """What a session did since `open`, without the prefill."""
+    """What a session did since `open`, without the prefill.
 
-    forwards: int = 0
-    nodes: int = 0
-    seconds: float = 0.0
+    Attributes:
+        reads: how many forwards fed how many tokens: text tokens not read before, and nodes of the tree.
+    """
+
+    reads: Counter[int] = field(default_factory=Counter)
+    _forwards: list[Span] = field(default_factory=list)
+    _commits: list[Span] = field(default_factory=list)
+
+    @property
+    def forwards(self) -> int:
+        """Reads that computed something."""
+        return self.reads.total()
+
+    @property
+    def nodes(self) -> int:
+        """Tokens fed in all forwards."""
+        return sum(nodes * times for nodes, times in self.reads.items())
+
+    @property
+    def seconds(self) -> float:
+        """In forwards, by the device's clock; for use after a synchronise."""
+        return sum(span.seconds for span in self._forwards)
+
+    @property
+    def commit_seconds(self) -> float:
+        """In commits, likewise."""
+        return sum(span.seconds for span in self._commits)
+
+    def forward(self, nodes: int, span: Span) -> None:
+        """Count a forward that fed `nodes` tokens."""
+        self.reads[nodes] += 1
+        self._forwards.append(span)
+
+    def commit(self, span: Span) -> None:
+        """Count a commit."""
+        self._commits.append(span)
 
 
 class Session:
@@ -120,6 +157,11 @@ class Session:
 
         If every token was read, the law after the last one is kept too, and the next read need not feed it again.
         """
+        start = self.model.mark()
+        self._commit(tokens)
+        self.counts.commit(Span(start, self.model.mark()))
+
+    def _commit(self, tokens: Sequence[int]) -> None:
         path = [0]
         for token in tokens:
             slot = self._slots.get((path[-1], token))
@@ -275,13 +317,10 @@ def serve(reads: Sequence[Read]) -> list[Law]:
             feeds.setdefault(id(session.model), []).append((session, feed))
     for group in feeds.values():
         model = group[0][0].model
-        started = perf_counter()
+        start = model.mark()
         logits = model.forward([feed for _, feed in group])
-        model.synchronise()
-        seconds = (perf_counter() - started) / len(group)
+        span = Span(start, model.mark(), 1 / len(group))
         for (session, feed), rows in zip(group, logits, strict=True):
             session.receive(rows)
-            session.counts.forwards += 1
-            session.counts.nodes += len(feed.tokens)
-            session.counts.seconds += seconds
+            session.counts.forward(len(feed.tokens), span)
     return [read.reader.law(read.tree) for read in reads]

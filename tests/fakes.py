@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -54,6 +55,9 @@ class ContextModel:
 
     def synchronise(self) -> None:
         pass
+
+    def mark(self) -> float:
+        return perf_counter()
 
 
 class TableModel(ContextModel):
