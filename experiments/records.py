@@ -1,8 +1,7 @@
-"""The files of a run: a folder, a lock, a journal of rows, and JSON beside it.
+"""The files of a run: a folder, a lock, journals of rows, and JSON beside them.
 
-The journal loses at most the row in flight when its process is killed: a row is one write, and a torn last line is cut
-off at the next start. Rows of a prompt count only if one process measured all of them, because times pair only within a
-process; what it supersedes stays until the replacement is whole, and goes when the journal is compacted.
+Rows of a prompt count only if one process measured all of them, because times pair only within a process; what such a
+set supersedes stays until the replacement is whole, and goes when the journal is compacted.
 
 Knows rows as mappings with a few keys; refuses to know what was measured.
 """
@@ -12,26 +11,21 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from experiments.journal import Journal, Row, disk, replace
 from mtad.errors import UserError
 
-SCHEMA_VERSION = 1
-KEYS = {"variant", "prompt_id", "repeat", "process_id", "code"}  # what a row must have to be counted
+SAMPLE_KEYS = {"variant", "prompt_id", "repeat", "process_id", "code"}  # what a row must have to be counted
+JUDGE_KEYS = {"variant", "prompt_id", "repeat", "process_id", "judge"}
+ENERGY_KEYS = {"kind", "process_id", "code"}
 
-Row = dict[str, Any]
 Cell = tuple[str, int]  # (variant, repeat)
-
-
-def to_json(value: object) -> str:
-    """One line of JSON; a NaN is a bug of the caller, and raises ValueError."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def stable_hash(value: object) -> str:
@@ -55,26 +49,25 @@ def settled(rows: Iterable[Row], cells: Iterable[Cell]) -> list[Row]:
     return kept
 
 
-@contextmanager
-def _disk(doing: str, path: Path) -> Iterator[None]:
-    """What the disk refuses is a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot {doing} {path}: {error.strerror or error}") from None
-
-
 class RunFolder:
-    """`<results_dir>/<name>/<run_id>/`, opened by at most one process at a time."""
+    """`<results_dir>/<name>/<run_id>/`, opened by at most one process at a time.
+
+    Attributes:
+        samples: a row for each text.
+        judge: a row for each text that a judge model scored.
+        energy: a row for each block of texts under a meter, and for each idle spell.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.samples = path / "samples.jsonl"
+        self.samples = Journal(path / "samples.jsonl", SAMPLE_KEYS)
+        self.judge = Journal(path / "judge.jsonl", JUDGE_KEYS)
+        self.energy = Journal(path / "energy.jsonl", ENERGY_KEYS)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder. The lock dies with this process and is not inherited by children. Raises UserError."""
-        with _disk("write to", self.path):
+        with disk("write to", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             stream = (self.path / ".lock").open("w")
         with stream:
@@ -84,59 +77,22 @@ class RunFolder:
                 raise UserError(f"another process is measuring into {self.path}; wait for it or end it") from None
             yield
 
-    def rows(self) -> list[Row]:
-        """All whole rows of the journal; a torn last line is cut off the file. Raises UserError."""
-        with _disk("read", self.samples):
-            if not self.samples.exists():
-                return []
-            content = self.samples.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if len(whole) < len(content):
-                os.truncate(self.samples, len(whole))
-        return [self._row(number, line) for number, line in enumerate(whole.split(b"\n")[:-1], start=1)]
-
-    def _row(self, number: int, line: bytes) -> Row:
-        """A line of the journal. Raises UserError."""
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        where, anew = f"{self.samples}: line {number}", "start over with fresh=true"
-        if not isinstance(row, dict) or "schema_version" not in row:
-            raise UserError(f"{where} is not a row; delete it, or {anew}")
-        if row["schema_version"] != SCHEMA_VERSION:
-            raise UserError(f"{where} has schema_version {row['schema_version']!r}, not {SCHEMA_VERSION}; {anew}")
-        if not row.keys() >= KEYS:
-            raise UserError(f"{where} lacks {min(KEYS - row.keys())}; delete it, or {anew}")
-        return row
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row: one write, on the disk when this returns."""
-        line = to_json(row).encode() + b"\n"
-        with _disk("write to", self.samples), self.samples.open("ab", buffering=0) as journal:
-            if journal.write(line) != len(line):
-                raise UserError(f"{self.samples}: the disk took only a part of a row; the same command resumes")
-            os.fsync(journal.fileno())
-
-    def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Replace the journal in one step."""
-        self._replace(self.samples, "".join(to_json(row) + "\n" for row in rows))
-
     def clear(self) -> None:
         """Forget the rows and what was made of them."""
-        self.rewrite([])
-        with _disk("delete", self.path / "summary.json"):
-            (self.path / "summary.json").unlink(missing_ok=True)
+        self.samples.rewrite([])
+        for file in (self.judge.path, self.energy.path, self.path / "summary.json"):
+            with disk("delete", file):
+                file.unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Replace a JSON file in one step."""
-        self._replace(self.path / name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        replace(self.path / name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file's object; empty if there is no such file. Raises UserError."""
         file = self.path / name
         try:
-            with _disk("read", file):
+            with disk("read", file):
                 value = json.loads(file.read_bytes()) if file.exists() else {}
         except ValueError:
             value = None
@@ -146,13 +102,4 @@ class RunFolder:
 
     def write_yaml(self, name: str, value: Mapping[str, Any]) -> None:
         """Replace a YAML file in one step."""
-        self._replace(self.path / name, OmegaConf.to_yaml(OmegaConf.create(dict(value))))
-
-    def _replace(self, file: Path, text: str) -> None:
-        fresh = file.with_name(f".{file.name}.new")
-        with _disk("write to", file):
-            with fresh.open("w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            fresh.replace(file)
+        replace(self.path / name, OmegaConf.to_yaml(OmegaConf.create(dict(value))))

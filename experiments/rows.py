@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any
 
 from experiments.identity import published
-from experiments.records import SCHEMA_VERSION, Row
+from experiments.journal import SCHEMA_VERSION, Row
 from experiments.task import Prompt
 from experiments.variants import Variant
 from mtad.decoder import Round

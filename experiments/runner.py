@@ -23,8 +23,9 @@ from transformers.utils.logging import disable_progress_bar
 from experiments.code_version import code_hash, git_version
 from experiments.environment import describe_process, no_energy_reason
 from experiments.identity import published_config, run_id
+from experiments.journal import SCHEMA_VERSION, Row
 from experiments.progress import progress, say
-from experiments.records import SCHEMA_VERSION, Cell, Row, RunFolder, settled
+from experiments.records import Cell, RunFolder, settled
 from experiments.report import summarise
 from experiments.rows import Provenance, make_row
 from experiments.settings import Settings
@@ -80,7 +81,7 @@ def run(settings: Settings) -> None:
     """Measure, or finish what was begun, or show what is complete; ends in a table. Raises UserError."""
     plan = prepare(settings)
     with plan.folder.locked():
-        rows = [] if settings.fresh else plan.folder.rows()
+        rows = [] if settings.fresh else plan.folder.samples.rows()
         _check_code(plan, rows)
         done = {row["prompt_id"] for row in settled(rows, plan.cells)}
         remaining = [prompt for prompt in plan.prompts if prompt.id not in done]
@@ -139,7 +140,7 @@ def measure(plan: Plan, prompts: Sequence[Prompt]) -> None:
     total = len(plan.prompts) * len(plan.cells)
     with progress(total, total - len(prompts) * len(plan.cells)) as advance:
         for row in bench.rows(prompts):
-            folder.append(row)
+            folder.samples.append(row)
             advance(row["variant"])
 
 
@@ -188,10 +189,10 @@ class Bench:
 
 def report(plan: Plan) -> dict[str, object]:
     """Drop superseded rows, and write and return the summary."""
-    rows = plan.folder.rows()
+    rows = plan.folder.samples.rows()
     kept = settled(rows, plan.cells)
     if len(kept) < len(rows):
-        plan.folder.rewrite(kept)
+        plan.folder.samples.rewrite(kept)
     settings = plan.settings
     labels = [variant.label for variant in settings.variants]
     summary = summarise(kept, plan.id, settings.model, settings.task_name, labels)

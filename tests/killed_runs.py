@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from experiments.records import RunFolder, to_json
+from experiments.journal import Journal, to_json
 from experiments.runner import run
 from experiments.settings import Settings
 from tests.toy import toy_settings
@@ -31,7 +31,7 @@ def start(settings: Settings, row: int = 0, size: int | None = None, compaction:
     if child == 0:
         _fatal_append(row, size)
         if compaction:
-            RunFolder.rewrite = _fatal_rewrite  # type: ignore[method-assign]
+            Journal.rewrite = _fatal_rewrite  # type: ignore[method-assign]
         run(settings)
         os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -42,24 +42,24 @@ def start(settings: Settings, row: int = 0, size: int | None = None, compaction:
 
 
 def _fatal_append(last: int, size: int | None) -> None:
-    append, rows = RunFolder.append, 0
+    append, rows = Journal.append, 0
 
-    def fatal(self: RunFolder, row: Mapping[str, Any]) -> None:
+    def fatal(self: Journal, row: Mapping[str, Any]) -> None:
         nonlocal rows
         rows += 1
         if rows != last:
             return append(self, row)
-        with self.samples.open("ab", buffering=0) as journal:
+        with self.path.open("ab", buffering=0) as journal:
             journal.write(f"{to_json(row)}\n".encode()[:size])
         os.kill(os.getpid(), signal.SIGKILL)
 
-    RunFolder.append = fatal  # type: ignore[method-assign]
+    Journal.append = fatal  # type: ignore[method-assign]
 
 
-def _fatal_rewrite(self: RunFolder, rows: Any) -> None:
+def _fatal_rewrite(self: Journal, rows: Any) -> None:
     """The replacement is half written and not in its place yet."""
     text = "".join(to_json(row) + "\n" for row in rows)
-    self.samples.with_name(f".{self.samples.name}.new").write_text(text[: len(text) // 2], encoding="utf-8")
+    self.path.with_name(f".{self.path.name}.new").write_text(text[: len(text) // 2], encoding="utf-8")
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from experiments import runner
-from experiments.records import SCHEMA_VERSION, Row, RunFolder, settled, to_json
+from experiments.journal import SCHEMA_VERSION, Row, to_json
+from experiments.records import RunFolder, settled
 from mtad.errors import UserError
 from mtad.loading import Blueprint
 from tests.killed_runs import APPENDS
@@ -63,14 +64,14 @@ def test_rows_of_a_run_killed_again_and_again_equal_an_undisturbed_ones(saved_pa
 def test_a_torn_last_line_is_cut_off_wherever_it_tore(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for text in ("one", "zwei\nüß", "three"):
-        folder.append(text_row(text))
-    whole = folder.samples.read_bytes()
+        folder.samples.append(text_row(text))
+    whole = folder.samples.path.read_bytes()
     last = len(to_json(text_row("three")).encode()) + 1
     for torn in range(1, last):
-        folder.samples.write_bytes(whole[:-torn])
-        assert [row["text"] for row in folder.rows()] == ["one", "zwei\nüß"]
-        folder.append(text_row("again"))
-        assert [row["text"] for row in folder.rows()] == ["one", "zwei\nüß", "again"]
+        folder.samples.path.write_bytes(whole[:-torn])
+        assert [row["text"] for row in folder.samples.rows()] == ["one", "zwei\nüß"]
+        folder.samples.append(text_row("again"))
+        assert [row["text"] for row in folder.samples.rows()] == ["one", "zwei\nüß", "again"]
 
 
 @pytest.mark.parametrize(
@@ -86,12 +87,12 @@ def test_a_torn_last_line_is_cut_off_wherever_it_tore(tmp_path: Path) -> None:
 )
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, line: str, message: str) -> None:
     folder = RunFolder(tmp_path)
-    folder.append(text_row("one"))
-    with folder.samples.open("a") as journal:
+    folder.samples.append(text_row("one"))
+    with folder.samples.path.open("a") as journal:
         journal.write(f"{line}\n")
-    folder.append(text_row("three"))
+    folder.samples.append(text_row("three"))
     with pytest.raises(UserError, match=message):
-        folder.rows()
+        folder.samples.rows()
 
 
 @pytest.mark.parametrize("content", ["{", "null", "[]"])
@@ -108,10 +109,10 @@ def test_a_damaged_environment_is_named_before_weights_are_loaded(
 
 def test_whatever_the_disk_refuses_is_one_line(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.samples.mkdir()
+    folder.samples.path.mkdir()
     with pytest.raises(UserError, match=r"cannot read .*samples.jsonl"):
-        folder.rows()
-    for write in (lambda: folder.append(text_row("a")), lambda: folder.rewrite([])):
+        folder.samples.rows()
+    for write in (lambda: folder.samples.append(text_row("a")), lambda: folder.samples.rewrite([])):
         with pytest.raises(UserError, match=r"cannot write to .*samples.jsonl"):
             write()
 
@@ -119,8 +120,8 @@ def test_whatever_the_disk_refuses_is_one_line(tmp_path: Path) -> None:
 def test_a_row_with_nan_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with pytest.raises(ValueError, match="JSON compliant"):
-        folder.append({"score": float("nan")})
-    assert folder.rows() == []
+        folder.samples.append({"score": float("nan")})
+    assert folder.samples.rows() == []
 
 
 def test_only_prompts_that_one_process_measured_whole_count() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.records import Row
+from experiments.journal import Row
 from experiments.report import summarise
 from experiments.table import print_table
 
@@ -140,14 +140,16 @@ def test_intervals_are_those_of_a_bootstrap_over_prompts_written_by_hand(repeats
         assert abs(found["low"] - low) < 0.08 * (high - low) and abs(found["high"] - high) < 0.08 * (high - low)
 
 
-def test_one_prompt_gives_a_value_and_a_reason_instead_of_an_interval() -> None:
-    found = comparison(summary_of(random_rows(1, 3), "fast", "slow"), "speedup")
+@pytest.mark.parametrize("prompts", [1, 4])
+def test_a_few_prompts_give_a_value_and_a_reason_instead_of_an_interval(prompts: int) -> None:
+    found = comparison(summary_of(random_rows(prompts, 3), "fast", "slow"), "speedup")
     assert found["value"] > 0
-    assert (found["low"], found["high"], found["reason"]) == (None, None, "no interval: one prompt")
+    assert (found["low"], found["high"], found["p"], found["detectable"]) == (None,) * 4
+    assert found["reason"] == "no interval: fewer than 5 prompts"
 
 
 def test_constant_data_give_a_reason_and_nothing_is_nan() -> None:
-    summary = summary_of([row(v, p) for v in ("fast", "slow") for p in "pqr"], "fast", "slow")
+    summary = summary_of([row(v, p) for v in ("fast", "slow") for p in "pqrst"], "fast", "slow")
     for metric in ("speedup", "perplexity_ratio", "score_difference"):
         found = comparison(summary, metric)
         assert (found["low"], found["high"]) == (None, None) and "same value" in found["reason"]

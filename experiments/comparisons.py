@@ -1,0 +1,177 @@
+"""Comparisons of variants: for every pair and metric a value, its interval, and what a reader needs to judge it.
+
+Knows rows and how a metric is made of them; refuses to know statistics (`experiments.intervals`) and tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from experiments.intervals import CONFIDENCE, Estimate, estimate, holm
+from experiments.journal import Row
+
+Comparison = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A comparison of two variants, each summed up as sum(numerator) / sum(denominator) over its rows.
+
+    Attributes:
+        numerator, denominator: of one row; None where the row has no such figure.
+        compare: of the two figures.
+        null: the value that says "no difference".
+        better: the direction of the better value.
+        missing: the reason to be given where a row has no numerator.
+    """
+
+    name: str
+    numerator: Callable[[Row], float | None]
+    denominator: Callable[[Row], float | None]
+    compare: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    null: float
+    better: Literal["higher", "lower"]
+    missing: str = "not measured"
+
+
+def log_likelihood(row: Row) -> float | None:
+    """Of the whole text, in nats; None if that of a token is undefined."""
+    values = row["log_likelihoods"]
+    return None if None in values else float(sum(values))
+
+
+def _tokens(row: Row) -> float:
+    return len(row["token_ids"])
+
+
+def _decode(row: Row) -> float:
+    return float(row["seconds"]["decode"])
+
+
+def _whole(row: Row) -> float:
+    return float(row["seconds"]["prefill"] + row["seconds"]["decode"])
+
+
+def _judged(key: str) -> Callable[[Row], float | None]:
+    return lambda row: (row.get("judge") or {}).get(key)
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a / b
+
+
+def _perplexity_ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray(np.exp(b - a))  # of mean log-likelihoods
+
+
+METRICS = (
+    Metric("speedup", _tokens, _decode, _ratio, 1, "higher"),
+    Metric("speedup_end_to_end", _tokens, _whole, _ratio, 1, "higher"),
+    Metric(
+        "perplexity_ratio",
+        log_likelihood,
+        _tokens,
+        _perplexity_ratio,
+        1,
+        "lower",
+        "some tokens have no finite log-likelihood",
+    ),
+    Metric(
+        "score_difference",
+        lambda row: row["score"],
+        lambda row: 1.0,
+        lambda a, b: a - b,
+        0,
+        "higher",
+        "the task gives no score",
+    ),
+)
+JUDGE = Metric(
+    "judge_perplexity_ratio",
+    _judged("log_likelihood"),
+    _judged("tokens"),
+    _perplexity_ratio,
+    1,
+    "lower",
+    "the judge could not read some texts",
+)
+NO_LOSS = ("perplexity_ratio", "judge_perplexity_ratio", "score_difference")  # what "no loss" may be claimed of
+
+
+def compare_all(rows: Sequence[Row], pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
+    """Every metric for every (variant, reference); repeats are nested in their prompts."""
+    prompts = list(dict.fromkeys(row["prompt_id"] for row in rows))
+    judged = any(row.get("judge") for row in rows)
+    found: list[Comparison] = []
+    for label, reference in pairs:
+        for metric in (*METRICS, JUDGE) if judged else METRICS:
+            sides = [
+                _sums(metric, [row for row in rows if row["variant"] == name], prompts) for name in (label, reference)
+            ]
+            found.append(
+                comparison(label, reference, metric.name, metric.better, metric.null, _estimate(metric, *sides))
+            )
+    return found
+
+
+def comparison(label: str, reference: str, metric: str, better: str, null: float, value: Estimate) -> Comparison:
+    """One comparison as JSON data."""
+    heading = {"decoder": label, "reference": reference, "metric": metric, "null": null, "better": better}
+    return {**heading, **asdict(value), "confidence": CONFIDENCE}
+
+
+def judge_together(comparisons: Sequence[Comparison], margin: float | None) -> list[Comparison]:
+    """Add Holm's correction over all comparisons with one reference, and the verdict on "no loss" beyond `margin`.
+
+    A perplexity ratio shows no loss if its whole interval lies below 1 + margin, a score difference if it lies above
+    -margin; that is a one-sided test at half the two-sided level.
+    """
+    judged = []
+    for found in comparisons:
+        family = [c["p"] for c in comparisons if c["reference"] == found["reference"] and c["p"] is not None]
+        corrected = dict(zip(family, holm(family), strict=True)).get(found["p"])
+        judged.append(
+            {**found, "p_holm": corrected, "family_size": len(family), "margin": None, "no_loss": None}
+            | (_no_loss(found, margin) if margin is not None and found["metric"] in NO_LOSS else {})
+        )
+    return judged
+
+
+def _no_loss(found: Comparison, margin: float) -> dict[str, Any]:
+    if found["low"] is None:
+        return {"margin": margin}
+    inside = (
+        found["high"] < found["null"] + margin if found["better"] == "lower" else found["low"] > found["null"] - margin
+    )
+    return {"margin": margin, "no_loss": bool(inside)}
+
+
+def _sums(metric: Metric, rows: Sequence[Row], prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Numerators and denominators, summed over the repeats of each prompt, [prompts]; None if one is missing."""
+    sums = {prompt: [0.0, 0.0] for prompt in prompts}
+    for row in rows:
+        numerator, denominator = metric.numerator(row), metric.denominator(row)
+        if numerator is None or denominator is None:
+            return None
+        sums[row["prompt_id"]][0] += numerator
+        sums[row["prompt_id"]][1] += denominator
+    table = np.array(list(sums.values()))
+    return table[:, 0], table[:, 1]
+
+
+def _estimate(
+    metric: Metric, a: tuple[np.ndarray, np.ndarray] | None, b: tuple[np.ndarray, np.ndarray] | None
+) -> Estimate:
+    if a is None or b is None:
+        return Estimate(None, reason=metric.missing)
+
+    def statistic(top_a: np.ndarray, below_a: np.ndarray, top_b: np.ndarray, below_b: np.ndarray) -> np.ndarray:
+        figures = top_a.sum(axis=-1) / below_a.sum(axis=-1), top_b.sum(axis=-1) / below_b.sum(axis=-1)
+        return metric.compare(*figures)
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return estimate(statistic, (*a, *b), null=metric.null)
