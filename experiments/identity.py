@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from experiments.records import stable_hash
+from experiments.redact import redact
 from experiments.settings import Settings
 from experiments.task import Prompt
 from mtad.loading import Blueprint, content_hash, find_folder
@@ -56,11 +57,15 @@ def published_config(settings: Settings, blueprint: Blueprint) -> dict[str, Any]
 
 
 def published(value: Any, key: str = "") -> Any:
-    """`value` with every path in it replaced by its last name and the hash of what lies there."""
+    """`value` with every path in it replaced by its last name and the hash of what lies there, and without secrets."""
+    return redact(_without_paths(value, key))
+
+
+def _without_paths(value: Any, key: str) -> Any:
     if isinstance(value, Mapping):
-        return {str(inner): published(item, str(inner)) for inner, item in value.items()}
+        return {str(inner): _without_paths(item, str(inner)) for inner, item in value.items()}
     if isinstance(value, list | tuple):
-        return [published(item, key) for item in value]
+        return [_without_paths(item, key) for item in value]
     is_path = isinstance(value, str) and value and (key == "path" or value.startswith(("/", "~")))
     return _published_path(value) if is_path else value
 
@@ -68,7 +73,9 @@ def published(value: Any, key: str = "") -> Any:
 @cache
 def _published_path(path: str) -> str:
     place = find_folder(path)
+    a_home = place == find_folder("~") or str(place.parent) in ("/home", "/Users")
+    name = "~" if a_home else place.name
     try:
-        return f"{place.name}@sha256:{content_hash(place)}" if place.exists() else place.name
+        return f"{name}@sha256:{content_hash(place)}" if place.exists() else name
     except OSError:  # it may not be read
-        return place.name
+        return name
