@@ -69,8 +69,8 @@ def nvml_environment(folder: Path, curves: Iterable[Curve] = CURVES, **steering:
             all GPUs are of one model. `init_error`: an int, NVML's code that nvmlInit returns, such as 9 (driver not
             loaded).
 
-    In that process, `ctypes.CDLL("libnvidia-ml.so.1").nvml_stub_load(gpu, ctypes.c_double(watts))` adds power from now on,
-    as a workload would. Skips the test where there is no compiler.
+    In that process, `ctypes.CDLL("libnvidia-ml.so.1").nvml_stub_load(gpu, ctypes.c_double(watts))` adds power from now
+    on, as a workload would. Skips the test where there is no compiler.
     """
     library = folder / "libnvidia-ml.so.1"
     if not library.exists():
