@@ -48,7 +48,7 @@ class Record:
         failed = [f"{reading.uuid}: {reading.joules_reason}" for reading in readings if reading.joules is None]
         if failed or not readings:
             return None, "; ".join(failed) or f"no {kind.upper()} is measured"
-        return math.fsum(reading.joules or 0.0 for reading in readings), None
+        return math.fsum(reading.joules for reading in readings if reading.joules is not None), None
 
 
 class Meter:
@@ -123,6 +123,11 @@ class Window:
         self._begun = perf_counter()
         return self
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the work began."""
+        return perf_counter() - self._begun
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         ended = perf_counter()
         for watch in self._watches.values():
@@ -148,7 +153,7 @@ class Window:
 def open_meter(
     gpus: Sequence[str] | None = None,
     torch_uuids: Sequence[str] | None = None,
-    rapl: Path | None = None,
+    rapl: Path | None = POWERCAP,
     hertz: float = 20.0,
     zeus: bool = False,
     environment: Mapping[str, str] = os.environ,
@@ -158,13 +163,13 @@ def open_meter(
     Args:
         gpus: UUIDs named by the user, before everything else.
         torch_uuids: of the GPUs that torch uses (`visible.torch_uuids`), if torch is asked; empty for a run on the CPU.
-        rapl: the powercap folder of which RAPL is demanded; None takes the system's, if it can be read.
+        rapl: the powercap folder; None leaves RAPL out. One that is not the system's must be readable.
         hertz: readings of power a second, 10 to 200.
         zeus: also ask Zeus.
         environment: where CUDA_VISIBLE_DEVICES is looked up if `torch_uuids` is None.
 
     Raises:
-        UserError: a rate out of range, an unknown UUID, RAPL demanded and unreadable, Zeus not installed.
+        UserError: a rate out of range, an unknown UUID, a RAPL folder that cannot be read, Zeus not installed.
     """
     check_hertz("hertz", hertz)
     reasons: dict[Kind, str] = {}
@@ -200,11 +205,14 @@ def _none_in_use(chosen: Selection) -> str:
 
 
 def _packages(rapl: Path | None, reasons: dict[Kind, str]) -> list[Package]:
-    """The CPU packages; none, and the reason noted, where RAPL was not demanded. Raises UserError."""
+    """The CPU packages; none, and the reason noted, where the system shows none. Raises UserError."""
+    if rapl is None:
+        reasons["cpu"] = "RAPL was left out"
+        return []
     try:
-        return open_packages(rapl or POWERCAP)
+        return open_packages(rapl)
     except UnreadableError as error:
-        if rapl is not None:
+        if rapl != POWERCAP:
             raise UserError(f"RAPL in {rapl}: {error}") from None
         reasons["cpu"] = str(error)
         return []
