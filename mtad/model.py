@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +16,22 @@ from mtad.session import Feed
 # How far a logit may move when the same text is read in another shape, by the type of the weights; measured on the
 # embedded pair and tiny random models (tests/test_session.py holds the models to it).
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.05}
+SCORE_BATCH_TOKENS = 4096  # logits of so many positions over 128 k tokens take 1 GB in bf16
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How a model sees an output of n tokens, under its untruncated law at temperature 1.
+
+    Attributes:
+        log_likelihoods: natural log-probability of each token, float64 [n].
+        gaps: how far the largest logit stands above the second largest, float64 [n].
+        greedy_agrees: whether the token has the largest logit (the smallest id among equals), bool [n].
+    """
+
+    log_likelihoods: np.ndarray
+    gaps: np.ndarray
+    greedy_agrees: np.ndarray
 
 
 class CausalModel:
@@ -99,15 +116,73 @@ class CausalModel:
         """A mark in the device's time."""
         return mark(self.device)
 
-    @torch.inference_mode()
-    def log_likelihoods(self, prompt: Sequence[int], output: Sequence[int]) -> np.ndarray:
-        """Log-probability of each output token under the untruncated law at temperature 1, float64 [output tokens].
+    def score(
+        self, texts: Sequence[tuple[Sequence[int], Sequence[int]]], batch_tokens: int = SCORE_BATCH_TOKENS
+    ) -> list[Scored]:
+        """How probable this model finds each output after its prompt; for outside any timed window.
 
-        Reads the text in one forward without the cache; meant for scoring outside any timed window.
+        Reads without the cache, texts of like length together.
+
+        Args:
+            texts: pairs of prompt and output; a prompt has at least one token.
+            batch_tokens: at most so many tokens, padding included, in a forward of several texts.
+
+        Raises:
+            ValueError: a prompt is empty.
         """
-        if not output:
-            return np.zeros(0)
-        ids = torch.tensor([[*prompt, *output]], device=self.device)
-        logits = self.lm(input_ids=ids, use_cache=False, logits_to_keep=len(output) + 1).logits
-        logp = torch.log_softmax(logits[0, :-1, : self.vocabulary].double(), dim=-1)
-        return np.asarray(logp.gather(1, ids[0, len(prompt) :, None])[:, 0].cpu().numpy())
+        if not all(prompt for prompt, _ in texts):
+            raise ValueError("a prompt needs at least one token")
+        scored: dict[int, Scored] = {}
+        for batch in _batches([len(prompt) + len(output) for prompt, output in texts], batch_tokens):
+            for i, logits in zip(batch, self._read_together([texts[i] for i in batch]), strict=True):
+                scored[i] = _scored(logits, texts[i][1])
+        return [scored[i] for i in range(len(texts))]
+
+    @torch.inference_mode()
+    def _read_together(self, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[torch.Tensor]:
+        """For each text the logits [output tokens, vocabulary] from which its output was to be chosen.
+
+        Padded on the left, so that these stand at the end. The last token of an output need not be read.
+        """
+        read = [[*prompt, *output[:-1]] for prompt, output in texts]
+        longest = max(map(len, read))
+        tokens, positions, sees = (np.zeros((len(texts), longest), dtype=np.int64) for _ in range(3))
+        for i, text in enumerate(read):
+            tokens[i, longest - len(text) :] = text
+            positions[i, longest - len(text) :] = range(len(text))
+            sees[i, longest - len(text) :] = 1
+        ids, places, mask = (torch.from_numpy(array).to(self.device) for array in (tokens, positions, sees))
+        keep = max(1, *(len(output) for _, output in texts))  # 0 would mean all of them
+        logits = self.lm(
+            input_ids=ids, position_ids=places, attention_mask=mask, use_cache=False, logits_to_keep=keep
+        ).logits
+        return [logits[i, keep - len(output) :, : self.vocabulary] for i, (_, output) in enumerate(texts)]
+
+    def log_likelihoods(self, prompt: Sequence[int], output: Sequence[int]) -> np.ndarray:
+        """Of one text; see `Scored`."""
+        return self.score([(prompt, output)])[0].log_likelihoods
+
+
+def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices in order of length, grouped so that number times longest stays within `tokens`, or one alone."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[i] > tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def _scored(logits: torch.Tensor, output: Sequence[int]) -> Scored:
+    """From logits [output tokens, vocabulary], the only ones that are ever held in float64."""
+    emitted = torch.tensor(list(output), device=logits.device)
+    logp = torch.log_softmax(logits.double(), dim=-1).gather(1, emitted[:, None])[:, 0]
+    largest = logits.topk(2, dim=-1).values.double()
+    return Scored(
+        log_likelihoods=logp.cpu().numpy(),
+        gaps=(largest[:, 0] - largest[:, 1]).cpu().numpy(),
+        greedy_agrees=(logits.argmax(dim=-1) == emitted).cpu().numpy(),  # the first of equals, as torch documents
+    )

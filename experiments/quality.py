@@ -1,0 +1,169 @@
+"""What the texts of one variant are like, apart from the task's score: probability, variety, length, divergence.
+
+Knows rows; refuses to know models, and how figures are compared or printed. Tokens are the emitted ids, the end token
+included. A function that finds nothing to measure answers None, and `quality` says why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from sacrebleu.metrics.bleu import BLEU
+
+from experiments.journal import Row
+
+SMOOTHING = "exp"  # of self-BLEU: an n-gram order without a match halves the next smallest precision (NIST)
+ONE_TEXT = "self-BLEU compares the repeats of a prompt, and no prompt has two"
+NO_GAPS = "the gap between the two largest logits is recorded only under greedy sampling"
+NO_DIVERGENCE = "no text differs"
+NO_JUDGE = "no judge model was given (judge.path or judge.id)"
+SHOWN = 10  # divergences that are listed one by one
+
+
+def quality(rows: Sequence[Row]) -> dict[str, Any]:
+    """The figures of one variant, each with the reason if it is null."""
+    unscored = next((row["log_likelihoods_reason"] for row in rows if row["log_likelihoods_reason"]), None)
+    return {
+        **_figure("perplexity", perplexity(rows), unscored),
+        **_figure("perplexity_prompt_mean", perplexity_prompt_mean(rows), unscored),
+        **_judged(rows),
+        **_figure("distinct_2", distinct_2(rows), "no text has two tokens"),
+        **_figure("repeated_4", repeated_4(rows), "no text has four tokens"),
+        **_figure("self_bleu", self_bleu(rows), ONE_TEXT),
+        "mean_tokens": _mean([len(row["token_ids"]) for row in rows]),
+        "eos_rate": _mean([row["finish"] == "eos" for row in rows]),
+        "stop_rate": _mean([row["finish"] == "stop" for row in rows]),
+    }
+
+
+def log_likelihood(row: Row) -> float | None:
+    """Of the whole text under the target, in nats; None if that of a token is undefined."""
+    values: list[float | None] = row["log_likelihoods"]
+    return math.fsum(value for value in values if value is not None) if None not in values else None
+
+
+def perplexity(rows: Sequence[Row]) -> float | None:
+    """exp(-sum L / sum n) under the target's untruncated law at temperature 1: every token weighs alike."""
+    logps = [log_likelihood(row) for row in rows]
+    return _perplexity(logps, [len(row["token_ids"]) for row in rows])
+
+
+def perplexity_prompt_mean(rows: Sequence[Row]) -> float | None:
+    """exp(-mean (L / n)): every text weighs alike, as in arXiv 2407.09722."""
+    logps = [log_likelihood(row) for row in rows]
+    means = [None if logp is None else logp / len(row["token_ids"]) for logp, row in zip(logps, rows, strict=True)]
+    return _perplexity(means, [1] * len(rows))
+
+
+def distinct_2(rows: Sequence[Row]) -> float | None:
+    """Distinct pairs of neighbouring tokens over all such pairs of a text, mean over texts that have any."""
+    return _mean_or_none([share for row in rows if (share := _distinct(row["token_ids"], 2)) is not None])
+
+
+def repeated_4(rows: Sequence[Row]) -> float | None:
+    """Share of a text's 4-grams of tokens that stood in it before, mean over texts that have any.
+
+    The seq-rep-4 of Welleck et al., arXiv 1908.04319: 1 - distinct / all.
+    """
+    return _mean_or_none([1 - share for row in rows if (share := _distinct(row["token_ids"], 4)) is not None])
+
+
+def self_bleu(rows: Sequence[Row]) -> float | None:
+    """How much the repeats of a prompt resemble each other, 0 to 1; None without repeats.
+
+    The BLEU-4 of each text against the other repeats as references, mean over a prompt's texts, then over prompts
+    (Zhu et al., arXiv 1802.01886, who compare all samples of a model; across prompts that would measure the prompts).
+    sacreBLEU's sentence BLEU with token ids as words, effective order and `SMOOTHING`, divided by 100.
+    """
+    bleu = BLEU(tokenize="none", effective_order=True, smooth_method=SMOOTHING)
+    prompts = []
+    for _, group in groupby(sorted(rows, key=itemgetter("prompt_id")), itemgetter("prompt_id")):
+        texts = [" ".join(map(str, row["token_ids"])) for row in group]
+        if len(texts) > 1:
+            others = ((text, texts[:i] + texts[i + 1 :]) for i, text in enumerate(texts))
+            prompts.append(_mean([bleu.sentence_score(text, rest).score / 100 for text, rest in others]))
+    return _mean_or_none(prompts)
+
+
+def divergence(rows: Sequence[Row], baseline: Sequence[Row]) -> dict[str, Any]:
+    """Where the texts of a lossless decoder first leave those of `baseline`, greedy autoregressive decoding.
+
+    Under greedy sampling a lossless decoder writes the very same tokens, but for near ties of the two largest logits,
+    which float noise may turn over when a text is read in another shape. So the gap between these two at the first
+    difference tells noise from a bug: within the noise of the number type it is the former, beyond it the latter.
+    Up to there both texts are the same, and so is the law.
+
+    Returns:
+        texts: pairs of the same prompt and repeat that were compared; diverged: how many of them differ; first: up to
+        `SHOWN` of these, the largest gap first, since it is the most suspicious: prompt_id, repeat, position (of the
+        first different token in the output, from 0) and gap (a difference of logits); largest_gap.
+    """
+    texts = {(row["prompt_id"], row["repeat"]): row for row in baseline}
+    pairs = [(row, texts[key]) for row in rows if (key := (row["prompt_id"], row["repeat"])) in texts]
+    first = [found for row, base in pairs if (found := _first_difference(row, base))]
+    first.sort(key=lambda found: math.inf if found["gap"] is None else found["gap"], reverse=True)
+    gaps = [found["gap"] for found in first]
+    largest = None if None in gaps else max(gaps, default=None)
+    return {
+        "texts": len(pairs),
+        "diverged": len(first),
+        "first": first[:SHOWN],
+        **_figure("largest_gap", largest, NO_GAPS if first else NO_DIVERGENCE),
+    }
+
+
+def _first_difference(row: Row, base: Row) -> dict[str, Any] | None:
+    """The first position at which two texts differ; one that ends where the other goes on differs there too."""
+    ours, theirs = row["token_ids"], base["token_ids"]
+    if ours == theirs:
+        return None
+    shorter = min(len(ours), len(theirs))
+    position = next((i for i in range(shorter) if ours[i] != theirs[i]), shorter)
+    longer = base if position < len(theirs) else row  # has a token there, and so a gap
+    gap = None if longer["gaps"] is None else longer["gaps"][position]
+    return {"prompt_id": row["prompt_id"], "repeat": row["repeat"], "position": position, "gap": gap}
+
+
+def _judged(rows: Sequence[Row]) -> dict[str, Any]:
+    """exp(-sum L / sum n) under the judge, and whether its own tokens were counted instead of the emitted ids."""
+    judged = [judge for row in rows if (judge := row.get("judge"))]
+    unread = [judge["reason"] for judge in judged if judge["log_likelihood"] is None]
+    if len(judged) < len(rows):
+        reason = f"{len(rows) - len(judged)} of {len(rows)} texts were not judged" if judged else NO_JUDGE
+        value, retokenised = None, None
+    else:
+        reason = f"{len(unread)} of {len(rows)} texts: {unread[0]}" if unread else "the judge sees no token in any text"
+        value = _perplexity([judge["log_likelihood"] for judge in judged], [judge["tokens"] for judge in judged])
+        retokenised = any(judge["retokenised"] for judge in judged)
+    return {**_figure("judge_perplexity", value, reason), **_figure("judge_retokenised", retokenised, reason)}
+
+
+def _perplexity(log_likelihoods: Sequence[float | None], tokens: Sequence[int]) -> float | None:
+    """None if a text has no likelihood, since the others alone would be a sample chosen by failure."""
+    known = [value for value in log_likelihoods if value is not None]
+    if len(known) < len(log_likelihoods) or not sum(tokens):
+        return None
+    return math.exp(-math.fsum(known) / sum(tokens))
+
+
+def _distinct(tokens: Sequence[int], n: int) -> float | None:
+    """Distinct n-grams over all n-grams; None if there is none."""
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def _figure(name: str, value: float | None, reason: str | None) -> dict[str, Any]:
+    """A value, and why there is none."""
+    return {name: value, f"{name}_reason": reason if value is None else None}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _mean_or_none(values: Sequence[float]) -> float | None:
+    return _mean(values) if values else None
