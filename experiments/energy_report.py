@@ -1,8 +1,8 @@
 """From the records of the energy pass to figures and comparisons. Reads records only; refuses to know meters.
 
 Gross joules per token is the primary figure: all that the devices drew while a decoder wrote, over the tokens. The net
-one subtracts what they draw idle with the weights resident, which flatters slow decoders. Ratios are ratios of sums over
-rounds; the bootstrap resamples rounds, and for the net ones also the idle windows of every process, each by itself.
+one subtracts what they draw idle with the weights resident, which flatters slow decoders. Ratios are ratios of sums
+over rounds; the bootstrap resamples rounds, and for the net ones the idle windows of every process too, by themselves.
 """
 
 from __future__ import annotations

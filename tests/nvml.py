@@ -47,9 +47,9 @@ class Curve:
         turn = 2 * math.pi / self.period
         return self.watts * (end - start) + self.swing / turn * (math.cos(turn * start) - math.cos(turn * end))
 
-    def refresh_after(self, time: float) -> float:
-        """When the counter is refreshed next."""
-        return (math.floor((time - self.phase) / REFRESH) + 1) * REFRESH + self.phase
+    def refreshed(self, time: float) -> float:
+        """When the counter was refreshed last; a clock read just around a refresh counts as after it."""
+        return math.floor((time + 1e-3 - self.phase) / REFRESH) * REFRESH + self.phase
 
 
 CURVES = (Curve(80, 40, 3.0, 0.0), Curve(150, 60, 2.0, 0.03), Curve(300, 100, 5.0, 0.07))

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from mtad.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 SLICE = re.compile(r"MIG-(GPU-[^/]+)/\d+/\d+")  # the older name of a MIG device: its GPU, then two numbers
 
@@ -37,7 +38,11 @@ class Selection:
 
 def torch_uuids(device: torch.device) -> tuple[str, ...]:
     """What torch calls the GPU behind `device`; nothing for a CPU."""
-    return (str(torch.cuda.get_device_properties(device).uuid),) if device.type == "cuda" else ()
+    if device.type != "cuda":
+        return ()
+    from torch.cuda import get_device_properties  # here, because a meter needs no torch otherwise
+
+    return (str(get_device_properties(device).uuid),)
 
 
 def from_torch(gpus: Sequence[Physical], uuids: Sequence[str]) -> Selection:

@@ -40,6 +40,7 @@ class Reading:
         joules: null where anything was wrong with them; `joules_reason` says what.
         method: the energy counter, or "nvml_power_trace" where that is missing; then `method_reason` says why.
         seconds: the span that `joules` belong to, from refresh to refresh of the counter. It holds the work.
+        lead_seconds: how long before the work that span begins.
         trace: [seconds since the start of that span, watts]; `power` says what kind of reading.
         trace_joules: its integral over the span: the same sensor, so a check of our code and not of the sensor.
         disagreement: counter over trace, minus 1; `disagrees` from 5 % on.
@@ -55,6 +56,7 @@ class Reading:
     method: str | None
     method_reason: str | None
     seconds: float | None
+    lead_seconds: float | None
     power: str | None
     trace: list[list[float]]
     trace_hertz: float | None
@@ -176,6 +178,7 @@ class Watch(threading.Thread):
             method=None if joules is None else method,
             method_reason=None if joules is None else self._counter_reason,
             seconds=None if joules is None else end - start,
+            lead_seconds=None if joules is None else begun - start,
             power=self.device.power,
             trace=[[round(seconds - start, 4), round(watts, 3)] for seconds, watts in trace],
             trace_hertz=(len(trace) - 1) / span if span else None,
