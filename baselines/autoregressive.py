@@ -15,6 +15,7 @@ class Autoregressive:
 
     joint = False
     drafts = False
+    lossless = True
 
     def round(self, text: Text, target: Reader, draft: Reader) -> Rounds:
         p = yield target.read(Tree())

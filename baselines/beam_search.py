@@ -35,6 +35,7 @@ class BeamSearch:
 
     joint = True
     drafts = False
+    lossless = False
 
     def __post_init__(self) -> None:
         at_least("width", self.width, 1)

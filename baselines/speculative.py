@@ -34,6 +34,7 @@ class Speculative:
 
     joint = False
     drafts = True
+    lossless = True
 
     def __post_init__(self) -> None:
         at_least("gamma", self.gamma, 1)

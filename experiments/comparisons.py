@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.intervals import CONFIDENCE, Estimate, estimate, holm
 from experiments.journal import Row
+from experiments.quality import log_likelihood
 
 Comparison = dict[str, Any]
 
@@ -36,12 +37,6 @@ class Metric:
     null: float
     better: Literal["higher", "lower"]
     missing: str = "not measured"
-
-
-def log_likelihood(row: Row) -> float | None:
-    """Of the whole text, in nats; None if that of a token is undefined."""
-    values = row["log_likelihoods"]
-    return None if None in values else float(sum(values))
 
 
 def _tokens(row: Row) -> float:

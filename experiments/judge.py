@@ -19,7 +19,7 @@ import torch
 
 from mtad.ending import Detokenise
 from mtad.errors import UserError
-from mtad.loading import ModelSpec, Origin, _find, _tokenizer, _weights
+from mtad.loading import ModelSpec, Origin, Source, find_model, read_tokenizer, read_weights
 from mtad.model import CausalModel
 
 NO_CONTEXT = "in the judge's own tokens nothing of the prompt stands before the output"
@@ -94,10 +94,14 @@ class Judge:
         return None
 
 
-def load_judge(spec: ModelSpec, pair_tokenizer: Any, device: torch.device, dtype: str | None = None) -> Judge:
-    """Find and read a judge; `dtype` overrides the spec's. Raises UserError."""
-    source = _find("judge", spec, dtype)
-    tokenizer = _tokenizer(source)
+def find_judge(spec: ModelSpec) -> Source:
+    """Find a judge, its weights not read yet. Raises UserError."""
+    return find_model("judge", spec)
+
+
+def load_judge(source: Source, pair_tokenizer: Any, device: torch.device) -> Judge:
+    """Read a judge. Raises UserError."""
+    tokenizer = read_tokenizer(source)
     table = tokenizer.get_vocab()
     vocabulary = max(table.values()) + 1
     if source.config.vocab_size < vocabulary:
@@ -110,4 +114,6 @@ def load_judge(spec: ModelSpec, pair_tokenizer: Any, device: torch.device, dtype
         return str(pair_tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     retokenises = table != pair_tokenizer.get_vocab()
-    return Judge(CausalModel(_weights(source, device), vocabulary), tokenizer, detokenise, retokenises, source.origin)
+    return Judge(
+        CausalModel(read_weights(source, device), vocabulary), tokenizer, detokenise, retokenises, source.origin
+    )

@@ -1,69 +1,123 @@
-"""From the rows of a run to its summary and its table. Reads rows only; refuses to know models and tasks."""
+"""From the records of a run to its summary. Reads rows only; refuses to know models and tasks."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.comparisons import compare_all, judge_together, log_likelihood
+from experiments.acceptance import NO_DRAFT, acceptance
+from experiments.comparisons import compare_all, judge_together
+from experiments.energy_report import Energy
+from experiments.isolation import findings
 from experiments.journal import SCHEMA_VERSION, Row
+from experiments.quality import divergence, quality
 
 BASELINE = "autoregressive"  # compared with whenever it is among the variants, under this label
+NO_GREEDY = "only lossless decoders under greedy sampling, beside autoregressive decoding under the same"
 
 
 def summarise(
-    rows: Sequence[Row], run_id: str, model: str, task: str, labels: Sequence[str], margin: float | None = None
+    rows: Sequence[Row],
+    run_id: str,
+    model: str,
+    task: str,
+    labels: Sequence[str],
+    processes: Sequence[Mapping[str, Any]] = (),
+    margin: float | None = None,
+    energy: Energy | None = None,
 ) -> dict[str, Any]:
-    """The content of summary.json. The first of `labels` is the decoder under study, the others are its references."""
+    """The content of summary.json.
+
+    Args:
+        labels: the decoder under study first, then its references.
+        processes: the measuring processes as environment.json has them.
+        margin: what still counts as no loss.
+        energy: the records of the energy pass.
+    """
+    energy = energy or Energy([], labels)
     by_label = {label: [row for row in rows if row["variant"] == label] for label in labels}
-    references = dict.fromkeys([*labels[1:], *(label for label in labels if label == BASELINE)])
-    pairs = [(label, reference) for reference in references for label in labels if label != reference]
+    pairs = compared(labels)
+    measured = {row["process_id"] for row in rows}
+    known = [process for process in processes if process["process_id"] in measured]
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "model": model,
         "task": task,
         "code_versions": sorted({row["code"] for row in rows}),
-        "processes": len({row["process_id"] for row in rows}),
-        "decoders": {label: _decoder(by_label[label]) for label in labels},
-        "comparisons": judge_together(compare_all(rows, pairs), margin),
+        "processes": len(measured),
+        "machines": len({process.get("machine") for process in known}),
+        "isolation": findings([row["isolation"] for row in rows]),
+        "decoders": {
+            label: {**_decoder(of_label, rows), "energy": energy.figures(label)} for label, of_label in by_label.items()
+        },
+        "noninferiority_margin": margin,
+        # A margin chosen after a look at the figures proves nothing.
+        "margin_stated_before": None
+        if margin is None
+        else bool(known) and all(process.get("noninferiority_margin") == margin for process in known),
+        "comparisons": judge_together([*compare_all(rows, pairs), *energy.compare(pairs)], margin),
     }
 
 
-def _decoder(rows: Sequence[Row]) -> dict[str, Any]:
+def compared(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Every variant with every reference, and with the baseline in any case."""
+    references = dict.fromkeys([*labels[1:], *(label for label in labels if label == BASELINE)])
+    return [(label, reference) for reference in references for label in labels if label != reference]
+
+
+def _decoder(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
     """The figures of one variant."""
     tokens = sum(len(row["token_ids"]) for row in rows)
-    decode = sum(row["seconds"]["decode"] for row in rows)
-    prefill = sum(row["seconds"]["prefill"] for row in rows)
+    rounds = sum(len(row["rounds"]) for row in rows)
     counts = {key: sum(row["counts"][key] for row in rows) for key in rows[0]["counts"]}
     blocks = sum(row["proof"]["blocks"] for row in rows if row["proof"])
     proven = sum(row["proof"]["proven"] for row in rows if row["proof"])
-    rounds = sum(len(row["rounds"]) for row in rows)
-    unscored = next((row["log_likelihoods_reason"] for row in rows if row["log_likelihoods_reason"]), None)
-    logps = [logp for row in rows if (logp := log_likelihood(row)) is not None]
-    means = [logp / len(row["token_ids"]) for logp, row in zip(logps, rows, strict=not unscored)]
+    accepted = acceptance(rows)
     return {
-        **_figure("tokens_per_second", _ratio(tokens, decode), "no time was measured"),
-        **_figure("tokens_per_second_end_to_end", _ratio(tokens, prefill + decode), "no time was measured"),
-        **_figure("perplexity", None if unscored else math.exp(-sum(logps) / tokens), unscored),
-        **_figure("perplexity_prompt_mean", None if unscored else math.exp(-_mean(means)), unscored),
-        "score": _score(rows),
-        "grades": {name: _mean([row["grades"][name] for row in rows]) for name in rows[0]["grades"]},
-        **_figure("distinct_2", _distinct_2(rows), "no text has two tokens"),
-        **_figure("tokens_per_target_forward", _ratio(tokens, counts["target_forwards"]), "no forward was counted"),
-        **_figure("tokens_per_round", _ratio(tokens, rounds), "no round was counted"),
-        **_figure("acceptance_rate", _ratio(counts["accepted"], counts["drafted"]), "drafts nothing"),
-        "counts": counts,
         "prompts": len({row["prompt_id"] for row in rows}),
         "rows": len(rows),
         "tokens": tokens,
-        "mean_tokens": tokens / len(rows),
-        "eos_rate": _mean([row["finish"] == "eos" for row in rows]),
-        "stop_rate": _mean([row["finish"] == "stop" for row in rows]),
+        **_time(rows, tokens, rounds),
+        "score": _score(rows),
+        "grades": {name: _mean([row["grades"][name] for row in rows]) for name in rows[0]["grades"]},
+        **quality(rows),
+        **_figure("tokens_per_target_forward", _ratio(tokens, counts["target_forwards"]), "no forward was counted"),
+        **_figure("tokens_per_round", _ratio(tokens, rounds), "no round was counted"),
+        "acceptance": accepted,
+        "acceptance_reason": None if accepted else NO_DRAFT,
+        "counts": counts,
         **_figure("proven_share", _ratio(proven, blocks), "proves nothing"),
-        "joules_per_token": None,
-        "joules_reason": rows[0]["joules_reason"],
+        **_divergence(rows, all_rows),
+    }
+
+
+def _time(rows: Sequence[Row], tokens: int, rounds: int) -> dict[str, Any]:
+    """Speed, and where the time of decoding went."""
+    seconds = {phase: sum(row["seconds"][phase] for row in rows) for phase in rows[0]["seconds"]}
+    decode, whole = seconds["decode"], seconds["prefill"] + seconds["decode"]
+    outside = decode - seconds["target"] - seconds["draft"]
+    none = "no time was measured"
+    return {
+        **_figure("tokens_per_second", _ratio(tokens, decode), none),
+        **_figure("tokens_per_second_end_to_end", _ratio(tokens, whole), none),
+        "seconds": seconds,
+        **_figure("outside_forwards_share", _ratio(outside, decode), none),
+        **_figure("outside_forwards_microseconds_per_round", _ratio(outside * 1e6, rounds), "no round was counted"),
+    }
+
+
+def _divergence(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
+    """Where a lossless decoder left the texts of greedy autoregressive decoding."""
+    baseline = [
+        row
+        for row in all_rows
+        if row["decoder"] == BASELINE and row["sampling"] == rows[0]["sampling"] and row["gaps"] is not None
+    ]
+    ours = all(row["gaps"] is not None and row["decoder"] != BASELINE for row in rows)
+    return {
+        "divergence": divergence(rows, baseline) if ours and baseline else None,
+        "divergence_reason": None if ours and baseline else NO_GREEDY,
     }
 
 
@@ -73,13 +127,6 @@ def _score(rows: Sequence[Row]) -> dict[str, Any]:
     if not grades:
         return {"name": None, "value": None, "reason": "the task gives no score"}
     return {"name": next(iter(grades)), "value": _mean([row["score"] for row in rows])}
-
-
-def _distinct_2(rows: Sequence[Row]) -> float | None:
-    """Distinct pairs of neighbouring tokens over all such pairs of a text, mean over texts that have any."""
-    pairs = [list(zip(row["token_ids"], row["token_ids"][1:], strict=False)) for row in rows]
-    shares = [len(set(text)) / len(text) for text in pairs if text]
-    return _mean(shares) if shares else None
 
 
 def _figure(name: str, value: float | None, reason: str | None) -> dict[str, Any]:

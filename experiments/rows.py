@@ -13,21 +13,22 @@ from experiments.task import Prompt
 from experiments.variants import Variant
 from mtad.decoder import Round
 from mtad.generate import Output
+from mtad.model import Scored
 from mtad.session import Counts
 
+BY_BLOCKS = "a text is too short for an energy counter; see the blocks of energy.jsonl"
 NOT_FINITE = "the target gives log-probabilities that are no finite numbers; a dtype with a wider range may mend that"
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What all rows of one measuring process share; `joules_reason` says why they have no joules."""
+    """What all rows of one measuring process share."""
 
     run_id: str
     process_id: str
     git: str | None
     code: str
     seed: int
-    joules_reason: str
 
 
 def make_row(
@@ -37,10 +38,18 @@ def make_row(
     repeat: int,
     prompt_tokens: int,
     output: Output,
-    log_likelihoods: Sequence[float],
+    scored: Scored,
     grades: Mapping[str, float],
+    isolation: Mapping[str, Any],
 ) -> Row:
-    """The row of a text; seconds are wall clock, log-likelihoods natural logs under the target at temperature 1."""
+    """The row of a text.
+
+    Seconds are wall clock, phases of decoding by the device's clock; log-likelihoods are natural logs under the target
+    at temperature 1. `gaps` are kept of greedy texts of lossless decoders: where one leaves the greedy path, the gap of
+    the two largest logits tells float noise from a fault.
+    """
+    log_likelihoods = scored.log_likelihoods.tolist()
+    greedy = variant.sampling.greedy and variant.decoder.lossless
     return {
         "schema_version": SCHEMA_VERSION,
         **asdict(provenance),
@@ -72,10 +81,13 @@ def make_row(
         "reads": {"target": _reads(output.target), "draft": _reads(output.draft)},
         "log_likelihoods": _finite([round(float(value), 6) for value in log_likelihoods]),
         "log_likelihoods_reason": None if all(map(isfinite, log_likelihoods)) else NOT_FINITE,
+        "gaps": _finite([round(gap, 6) for gap in scored.gaps.tolist()]) if greedy else None,
         "score": next(iter(grades.values()), None),
         "grades": dict(grades),
         "proof": _finite(_proof(output.rounds)),
         "joules": None,
+        "joules_reason": BY_BLOCKS,
+        "isolation": dict(isolation),
     }
 
 

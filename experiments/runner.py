@@ -1,142 +1,60 @@
 """One run: prepare, measure what is not measured yet, report.
 
-Every variant writes a text for every prompt and repeat, in random order prompt by prompt, so that drift of the machine
-hits all alike. Scoring and grading stand outside the timed window, which `mtad.generate` owns.
+First every variant writes a text for every prompt and repeat, in random order prompt by prompt, so that drift of the
+machine hits all alike. Passes of their own follow, so that they cannot disturb the clock: a judge reads the texts, and
+blocks of texts are written again under an energy meter.
 """
 
 from __future__ import annotations
 
-import os
-import random
-import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from operator import attrgetter
-from typing import Any
-from uuid import uuid4
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import groupby
+from operator import itemgetter
 
-import torch
-from transformers.utils.logging import disable_progress_bar
-
-from experiments.code_version import code_hash, git_version
-from experiments.environment import describe_process, no_energy_reason
-from experiments.identity import published_config, run_id
-from experiments.journal import SCHEMA_VERSION, Row
+from experiments.code_version import code_hash
+from experiments.energy import EnergyPass, Timed, missing_rounds
+from experiments.energy_report import Energy
+from experiments.journal import Row
+from experiments.judge import load_judge
+from experiments.plan import Plan, prepare
+from experiments.process import Process
 from experiments.progress import progress, say
-from experiments.records import Cell, RunFolder, settled
+from experiments.records import settled, stable_hash
 from experiments.report import summarise
-from experiments.rows import Provenance, make_row
 from experiments.settings import Settings
 from experiments.table import print_table
-from experiments.task import Prompt
-from experiments.variants import Variant
-from mtad.ending import Limits
 from mtad.errors import UserError
-from mtad.generate import Output, generate
-from mtad.loading import Blueprint, Pair, find_device, inspect_pair
-from mtad.luck import Luck
-from mtad.session import Session
 
-WARM_UP_TOKENS = 32
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run whose every check that needs no weights has passed.
-
-    Attributes:
-        prompts: those to be measured, in the task's order.
-        encoded: token ids of each prompt, by its id.
-    """
-
-    settings: Settings
-    blueprint: Blueprint
-    device: torch.device
-    prompts: Sequence[Prompt]
-    encoded: dict[str, list[int]]
-    id: str
-    folder: RunFolder
-
-    @property
-    def cells(self) -> list[Cell]:
-        """What a prompt is done with: every variant, every repeat."""
-        return [
-            (variant.label, repeat) for repeat in range(self.settings.repeats) for variant in self.settings.variants
-        ]
-
-    @property
-    def weights(self) -> dict[str, Any]:
-        """Where the weights came from, as JSON data."""
-        return {role: asdict(origin) for role, origin in self.blueprint.origins.items()}
-
-    def limits(self, max_new_tokens: int) -> Limits:
-        """When a text ends."""
-        settings = self.settings
-        return Limits(max_new_tokens, self.blueprint.eos, settings.task.stop, settings.ignore_eos)
+TEXT = ("variant", "prompt_id", "repeat", "process_id")  # what tells one text of a run from another
 
 
 def run(settings: Settings) -> None:
     """Measure, or finish what was begun, or show what is complete; ends in a table. Raises UserError."""
     plan = prepare(settings)
     with plan.folder.locked():
-        rows = [] if settings.fresh else plan.folder.samples.rows()
-        _check_code(plan, rows)
-        done = {row["prompt_id"] for row in settled(rows, plan.cells)}
-        remaining = [prompt for prompt in plan.prompts if prompt.id not in done]
-        if remaining:
-            measure(plan, remaining)
-        else:
+        process = Process(plan)
+        measure(process)
+        judge(process)
+        measure_energy(process)
+        if not process.began:
             say(f"complete already, nothing to measure (fresh=true would measure again): {plan.folder.path}")
-        summary = report(plan)
+        summary = report(process)
     print_table(summary)
 
 
-def prepare(settings: Settings) -> Plan:
-    """Find the models, take the prompts, and check that they fit. Raises UserError."""
-    device = find_device(settings.device)
-    blueprint = inspect_pair(settings.target, settings.draft, settings.dtype)
-    prompts = settings.task.prompts()[: settings.limit]
+def measure(process: Process) -> None:
+    """Append the rows of all prompts that have none, or not all of theirs."""
+    plan, folder = process.plan, process.plan.folder
+    rows = [] if plan.settings.fresh else folder.samples.rows()
+    _check_code(plan, rows)
+    done = {row["prompt_id"] for row in settled(rows, plan.cells)}
+    prompts = [prompt for prompt in plan.prompts if prompt.id not in done]
     if not prompts:
-        raise UserError(f"task {settings.task_name} has no prompts")
-    name, times = Counter(prompt.id for prompt in prompts).most_common(1)[0]
-    if times > 1:
-        raise UserError(f"task {settings.task_name} has {times} prompts with the id {name!r}")
-    encoded = {prompt.id: [int(token) for token in blueprint.tokenizer(prompt.text)["input_ids"]] for prompt in prompts}
-    room = blueprint.max_positions - settings.max_new_tokens
-    for name, tokens in encoded.items():
-        if not tokens:
-            raise UserError(f"prompt {name} has no tokens")
-        if len(tokens) > room:
-            raise UserError(
-                f"prompt {name} has {len(tokens)} tokens; of the pair's {blueprint.max_positions} positions "
-                f"max_new_tokens={settings.max_new_tokens} leaves {room}: lower it, or leave the prompt out"
-            )
-    name = run_id(settings, blueprint, prompts, device)
-    folder = RunFolder(settings.results_dir / settings.name / name)
-    return Plan(settings, blueprint, device, prompts, encoded, name, folder)
-
-
-def measure(plan: Plan, prompts: Sequence[Prompt]) -> None:
-    """Load the pair, warm every variant up, and append the rows of `prompts`."""
-    settings, folder = plan.settings, plan.folder
-    say(f"{len(prompts)} prompts, {len(settings.variants)} variants on {plan.device}: {folder.path}")
-    process_id = f"{os.getpid()}-{uuid4().hex[:12]}"
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    if not sys.stderr.isatty():
-        disable_progress_bar()
-    provenance = Provenance(plan.id, process_id, git_version(), code_hash(), settings.seed, no_energy_reason())
-    before = [] if settings.fresh else folder.read_json("environment.json").get("processes", [])
-    bench = Bench(plan, plan.blueprint.load(plan.device), provenance)
-    for variant in settings.variants:
-        bench.write(variant, prompts[0], 0, min(WARM_UP_TOKENS, settings.max_new_tokens))
-    if settings.fresh:
-        folder.clear()
-    processes = [*before, describe_process(process_id, started, plan.device)]
-    stamp = {"schema_version": SCHEMA_VERSION, "run_id": plan.id}
-    folder.write_json("environment.json", {**stamp, "weights": plan.weights, "processes": processes})
-    folder.write_yaml("config.yaml", {**stamp, **published_config(settings, plan.blueprint)})
+        return
+    say(f"{len(prompts)} prompts, {len(plan.labels)} variants on {plan.device}: {folder.path}")
+    bench = process.bench
+    process.begin()
     total = len(plan.prompts) * len(plan.cells)
     with progress(total, total - len(prompts) * len(plan.cells)) as advance:
         for row in bench.rows(prompts):
@@ -144,64 +62,93 @@ def measure(plan: Plan, prompts: Sequence[Prompt]) -> None:
             advance(row["variant"])
 
 
-class Bench:
-    """A loaded pair and its two sessions, which write all texts of a process."""
-
-    def __init__(self, plan: Plan, pair: Pair, provenance: Provenance) -> None:
-        self.plan = plan
-        self.pair = pair
-        self.provenance = provenance
-        self._sessions = Session(pair.target), Session(pair.draft)
-
-    def rows(self, prompts: Sequence[Prompt]) -> Iterator[Row]:
-        """The rows of every prompt, variants in an order that only seed, prompt and repeat decide."""
-        settings = self.plan.settings
-        for prompt in prompts:
-            for repeat in range(settings.repeats):
-                order = sorted(settings.variants, key=attrgetter("label"))
-                random.Random(f"{settings.seed} {prompt.id} {repeat}").shuffle(order)
-                for variant in order:
-                    yield self._row(variant, prompt, repeat)
-
-    def write(self, variant: Variant, prompt: Prompt, repeat: int, max_new_tokens: int) -> Output:
-        """One text."""
-        return generate(
-            variant.decoder,
-            *self._sessions,
-            self.plan.encoded[prompt.id],
-            self.plan.limits(max_new_tokens),
-            variant.sampling,
-            Luck(self.plan.settings.seed, prompt.id, repeat),
-            self._detokenise,
-        )
-
-    def _row(self, variant: Variant, prompt: Prompt, repeat: int) -> Row:
-        output = self.write(variant, prompt, repeat, self.plan.settings.max_new_tokens)
-        tokens = self.plan.encoded[prompt.id]
-        scores = self.pair.target.log_likelihoods(tokens, output.tokens)
-        grades = self.plan.settings.task.grade(prompt, output.text)
-        return make_row(self.provenance, variant, prompt, repeat, len(tokens), output, scores.tolist(), grades)
-
-    def _detokenise(self, tokens: Sequence[int]) -> str:
-        text = self.pair.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text)
+def judge(process: Process) -> None:
+    """Let the judge, if one is named, read the texts that it has not read yet."""
+    plan, folder = process.plan, process.plan.folder
+    if process.judge is None:
+        return
+    source, name = process.judge, stable_hash(asdict(process.judge.origin))
+    read = {_text(record) for record in folder.judge.rows() if record["judge"] == name}
+    rows = [row for row in settled(folder.samples.rows(), plan.cells) if _text(row) not in read]
+    if not rows:
+        return
+    say(f"{len(rows)} texts for the judge {source.origin.folder or source.origin.id}")
+    process.begin()
+    reader = load_judge(source, plan.blueprint.tokenizer, plan.device)
+    for prompt_id, group in groupby(rows, itemgetter("prompt_id")):
+        texts = list(group)
+        judged = reader.score(plan.encoded[prompt_id], [row["token_ids"] for row in texts])
+        for row, verdict in zip(texts, judged, strict=True):
+            key = {key: row[key] for key in TEXT}
+            folder.judge.append(
+                {**process.stamp, **key, "judge": name, "origin": asdict(source.origin), **asdict(verdict)}
+            )
 
 
-def report(plan: Plan) -> dict[str, object]:
+def measure_energy(process: Process) -> None:
+    """Write blocks of texts again under the meter, as far as they are missing."""
+    plan, folder = process.plan, process.plan.folder
+    if process.meter is None:
+        return
+    records = folder.energy.rows()
+    _check_code(plan, records)
+    missing = missing_rounds(records, plan.labels, plan.settings.meter.blocks)
+    if not missing:
+        return
+    say(f"energy: {len(missing)} rounds of blocks of {plan.settings.meter.seconds:g} s or more for each variant")
+    bench = process.bench
+    process.begin()
+    variants = {variant.label: variant for variant in plan.settings.variants}
+    prompts = {prompt.id: prompt for prompt in plan.prompts}
+    provenance = {key: asdict(process.provenance)[key] for key in ("run_id", "process_id", "git", "code")}
+    total = plan.settings.meter.blocks * len(plan.labels)
+    with progress(total, total - len(missing) * len(plan.labels)) as advance:
+        EnergyPass(
+            provenance,
+            plan.labels,
+            Timed(settled(folder.samples.rows(), plan.cells)),
+            lambda label, prompt, repeat: bench.write(variants[label], prompts[prompt], repeat),
+            process.meter,
+            plan.settings.meter,
+            plan.settings.seed,
+            folder.energy.append,
+            advance,
+        ).run(records)
+
+
+def report(process: Process) -> dict[str, object]:
     """Drop superseded rows, and write and return the summary."""
-    rows = plan.folder.samples.rows()
+    plan, folder = process.plan, process.plan.folder
+    rows = folder.samples.rows()
     kept = settled(rows, plan.cells)
     if len(kept) < len(rows):
-        plan.folder.samples.rewrite(kept)
+        folder.samples.rewrite(kept)
     settings = plan.settings
-    labels = [variant.label for variant in settings.variants]
-    summary = summarise(kept, plan.id, settings.model, settings.task_name, labels)
+    if process.judge:
+        name = stable_hash(asdict(process.judge.origin))
+        verdicts = {_text(record): record for record in folder.judge.rows() if record["judge"] == name}
+        kept = [{**row, "judge": verdicts[_text(row)]} for row in kept]
+    summary = summarise(
+        kept,
+        plan.id,
+        settings.model,
+        settings.task_name,
+        plan.labels,
+        folder.read_json("environment.json").get("processes", []),
+        settings.noninferiority_margin,
+        Energy(folder.energy.rows(), plan.labels, process.no_energy or "not measured"),
+    )
     summary["weights"] = plan.weights
-    plan.folder.write_json("summary.json", summary)
+    folder.write_json("summary.json", summary)
     return summary
 
 
-def _check_code(plan: Plan, rows: Sequence[Row]) -> None:
+def _text(record: Row) -> tuple[str, ...]:
+    """What a text is told apart by."""
+    return tuple(str(record[key]) for key in TEXT)
+
+
+def _check_code(plan: Plan, rows: Iterable[Row]) -> None:
     if not plan.settings.mixed and {row["code"] for row in rows} - {code_hash()}:
         raise UserError(
             f"the code has changed since rows of {plan.folder.path} were measured: fresh=true measures them again, "

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import groups
 from experiments.build import build, check_type, construct
+from experiments.energy import MeterSettings
 from experiments.task import Task
 from experiments.variants import Variant, make_variants
 from mtad.errors import UserError, first_line
@@ -48,6 +49,11 @@ class Settings:
     name: str
     fresh: bool
     mixed: bool
+    energy: bool | None
+    meter: MeterSettings
+    judge: ModelSpec | None
+    noninferiority_margin: float | None
+    strict: bool
     config: dict[str, Any]
 
 
@@ -55,6 +61,7 @@ class Settings:
 KEYS = (
     *("model", "decoder", "task", "sampling", "reference", "limit", "repeats", "seed", "max_new_tokens", "ignore_eos"),
     *("device", "dtype", "results_dir", "name", "fresh", "resume"),
+    *("energy", "meter", "judge", "noninferiority_margin", "strict"),
 )
 
 
@@ -93,6 +100,11 @@ def read_settings(composed: DictConfig) -> Settings:
         name=_name(config, f"{model}-{task_name}-{groups.choice('decoder')}"),
         fresh=_plain(config, "fresh", bool),
         mixed=resume == "mixed",
+        energy=None if config["energy"] is None else _plain(config, "energy", bool),
+        meter=construct("meter", MeterSettings, config["meter"]),
+        judge=_judge(config["judge"]),
+        noninferiority_margin=_margin(config),
+        strict=_plain(config, "strict", bool),
         config=config,
     )
 
@@ -117,6 +129,21 @@ def _model_name(target: ModelSpec, draft: ModelSpec) -> str:
     if asked == [original[role].get("path") or original[role].get("id") for role in ROLES]:
         return chosen
     return "+".join(find_folder(name).resolve().name if name else "none" for name in asked)
+
+
+def _judge(config: object) -> ModelSpec | None:
+    spec: ModelSpec = construct("judge", ModelSpec, config)  # type: ignore[arg-type]
+    return spec if spec.id or spec.path else None
+
+
+def _margin(config: Mapping[str, Any]) -> float | None:
+    margin = config["noninferiority_margin"]
+    if margin is None:
+        return None
+    margin = float(_plain(config, "noninferiority_margin", float))
+    if not margin > 0:
+        raise UserError(f"noninferiority_margin must be > 0, not {margin}")
+    return margin
 
 
 def _seed(config: Mapping[str, Any]) -> int:

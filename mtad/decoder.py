@@ -112,6 +112,7 @@ class RoundDecoder(Protocol):
     Attributes:
         joint: decides by joint probabilities (see `Sampling.warp`).
         drafts: needs the draft model.
+        lossless: samples the target's own law, and under greedy sampling writes what autoregressive decoding writes.
     """
 
     @property
@@ -119,6 +120,9 @@ class RoundDecoder(Protocol):
 
     @property
     def drafts(self) -> bool: ...
+
+    @property
+    def lossless(self) -> bool: ...
 
     def round(self, text: Text, target: Reader, draft: Reader) -> Rounds:
         """One pure round: ``law = yield target.read(tree)``, decide, return a `Round`."""
@@ -133,6 +137,9 @@ class WholeDecoder(Protocol):
 
     @property
     def drafts(self) -> bool: ...
+
+    @property
+    def lossless(self) -> bool: ...
 
     def write(self, text: Text, target: Reader, draft: Reader) -> Generator[Read, Law, Sequence[Round]]:
         """All rounds of the text; whatever they hold past the end is cut."""

@@ -20,9 +20,9 @@ from mtad.errors import UserError, first_line
 TIMEOUT_SECONDS = 5.0
 
 
-def commit_of(role: str, repository: str, revision: str | None) -> str:
+def commit_of(key: str, repository: str, revision: str | None) -> str:
     """The commit meant by `revision`: as cached, else as the hub says, asked once."""
-    advice = f"give a folder with model.{role}.path=FOLDER"
+    advice = f"give a folder with {key}.path=FOLDER"
     try:
         cached = try_to_load_from_cache(repository, "config.json", revision=revision)
         if isinstance(cached, str):

@@ -123,7 +123,7 @@ class Blueprint:
     def load(self, device: torch.device, rows: int = 1) -> Pair:
         """Read the weights onto `device`, with caches for `rows` texts."""
         target, draft = (
-            CausalModel(_weights(source, device), self.vocabulary, rows) for source in (self.target, self.draft)
+            CausalModel(read_weights(source, device), self.vocabulary, rows) for source in (self.target, self.draft)
         )
         return Pair(target, draft, self.tokenizer, self.eos, self.max_positions, self.origins)
 
@@ -137,8 +137,8 @@ def load_pair(
 
 def inspect_pair(target: ModelSpec, draft: ModelSpec, dtype: str | None = None) -> Blueprint:
     """Find both models and compare what can be compared without weights. Raises UserError."""
-    sources = _find("target", target, dtype), _find("draft", draft, dtype)
-    tokenizers = [_tokenizer(source) for source in sources]
+    sources = find_model("model.target", target, dtype), find_model("model.draft", draft, dtype)
+    tokenizers = [read_tokenizer(source) for source in sources]
     _same_vocabulary(sources, tokenizers)
     vocabulary = max(tokenizers[0].get_vocab().values()) + 1
     for source in sources:
@@ -187,33 +187,34 @@ def content_hash(path: Path, patterns: tuple[str, ...] = ("*",)) -> str:
     return digest.hexdigest()
 
 
-def _find(role: str, spec: ModelSpec, dtype: str | None) -> Source:
-    name = dtype or spec.dtype
+def find_model(key: str, spec: ModelSpec, dtype: str | None = None) -> Source:
+    """Find a model; `key` is where the user named it, such as model.target. Raises UserError."""
+    role, name = key.rpartition(".")[2], dtype or spec.dtype
     if name not in DTYPES:
         raise UserError(f"unknown dtype {name!r} for the {role}; known: {', '.join(DTYPES)}")
     short = str(DTYPES[name]).removeprefix("torch.")
     if spec.path:
         with _reading(f"the files of {role} {spec.path}"):
-            folder = _checked_folder(role, find_folder(spec.path))
+            folder = _checked_folder(key, find_folder(spec.path))
             origin = Origin(None, None, folder.resolve().name, content_hash(folder, CONTENT), short)
         return Source(f"{role} {spec.path}", str(folder), None, _config(role, str(folder), None), DTYPES[name], origin)
     if not spec.id:
-        raise UserError(f"model.{role} needs a hub id or a folder: give model.{role}.path=FOLDER")
-    commit = commit_of(role, spec.id, spec.revision)
+        raise UserError(f"{key} needs a hub id or a folder: give {key}.path=FOLDER")
+    commit = commit_of(key, spec.id, spec.revision)
     config = _config(role, spec.id, commit)
     return Source(
         f"{role} {spec.id}", spec.id, commit, config, DTYPES[name], Origin(spec.id, commit, None, None, short)
     )
 
 
-def _checked_folder(role: str, folder: Path) -> Path:
+def _checked_folder(key: str, folder: Path) -> Path:
     # First of all: transformers takes a folder that does not exist for a hub id, and tries the network for 20 s.
     if not folder.is_dir():
-        raise UserError(f"model.{role}.path={folder}: there is no such folder")
+        raise UserError(f"{key}.path={folder}: there is no such folder")
     if not (folder / "config.json").is_file():
-        raise UserError(f"model.{role}.path={folder}: no config.json in this folder")
+        raise UserError(f"{key}.path={folder}: no config.json in this folder")
     if not any(file for pattern in WEIGHTS for file in folder.glob(pattern)):
-        raise UserError(f"model.{role}.path={folder}: no weights in this folder (looked for {', '.join(WEIGHTS)})")
+        raise UserError(f"{key}.path={folder}: no weights in this folder (looked for {', '.join(WEIGHTS)})")
     return folder
 
 
@@ -237,12 +238,14 @@ def _config(role: str, where: str, revision: str | None) -> Any:
     return config
 
 
-def _tokenizer(source: Source) -> Any:
+def read_tokenizer(source: Source) -> Any:
+    """Raises UserError."""
     with _reading(f"the tokenizer of {source.name}"):
         return AutoTokenizer.from_pretrained(source.where, revision=source.revision)
 
 
-def _weights(source: Source, device: torch.device) -> Any:
+def read_weights(source: Source, device: torch.device) -> Any:
+    """The Hugging Face model with its weights on `device`. Raises UserError."""
     with _reading(f"the weights of {source.name}"):
         model, found = AutoModelForCausalLM.from_pretrained(
             source.where,

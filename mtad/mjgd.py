@@ -56,6 +56,7 @@ class Mjgd:
     batch: int = 8
 
     joint = True
+    lossless = False
 
     def __post_init__(self) -> None:
         for name in ("gamma", "width", "budget", "batch"):

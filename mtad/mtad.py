@@ -53,6 +53,7 @@ class Mtad:
 
     joint = True
     drafts = True
+    lossless = False
 
     def __post_init__(self) -> None:
         at_least("gamma", self.gamma, 1)

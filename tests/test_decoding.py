@@ -35,6 +35,7 @@ class Script:
     blocks: tuple[tuple[int, ...], ...]
     joint = False
     drafts = False
+    lossless = False
 
     def round(self, text: Text, target: Reader, draft: Reader) -> Rounds:
         yield target.read(Tree())

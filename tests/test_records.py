@@ -12,6 +12,7 @@ import pytest
 
 from experiments import runner
 from experiments.journal import SCHEMA_VERSION, Row, to_json
+from experiments.plan import prepare
 from experiments.records import RunFolder, settled
 from mtad.errors import UserError
 from mtad.loading import Blueprint
@@ -99,12 +100,12 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, line: str, message
 def test_a_damaged_environment_is_named_before_weights_are_loaded(
     saved_pair: Path, tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = runner.prepare(toy_settings(saved_pair, tmp_path))
+    plan = prepare(toy_settings(saved_pair, tmp_path))
     plan.folder.path.mkdir(parents=True)
     (plan.folder.path / "environment.json").write_text(content)
     monkeypatch.setattr(Blueprint, "load", None)
     with pytest.raises(UserError, match=r"environment.json is damaged; delete it, or start over with fresh=true"):
-        runner.measure(plan, plan.prompts)
+        runner.measure(runner.Process(plan))
 
 
 def test_whatever_the_disk_refuses_is_one_line(tmp_path: Path) -> None:

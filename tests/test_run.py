@@ -14,14 +14,17 @@ import pytest
 import yaml
 
 import run as entry
-from experiments import runner
+from experiments import plan, process, runner
+from experiments.bench import Bench
 from experiments.build import build
 from experiments.groups import load, names
 from experiments.identity import published
+from experiments.plan import prepare
+from experiments.settings import Settings
 from mtad.decoder import RoundDecoder, WholeDecoder
 from mtad.errors import UserError
 from mtad.loading import ModelSpec, content_hash, inspect_pair
-from mtad.model import CausalModel
+from mtad.model import CausalModel, Scored
 from tests.toy import ROOT, Toy, composed, settings_of, toy_settings
 
 CONF = ROOT / "conf"
@@ -137,6 +140,16 @@ def test_references_are_names_mappings_or_all_and_a_copy_of_the_main_decoder_is_
         (["fresh=perhaps"], "fresh must be true or false"),
         (["resume=yes"], "resume must be null or mixed"),
         (["name=../elsewhere"], "name must be the name of one folder"),
+        (["energy=maybe"], "energy must be true or false"),
+        (["meter.seconds=-1"], "seconds must be"),
+        (["meter.seconds=0"], "seconds must be"),
+        (["meter.blocks=0"], "blocks must be"),
+        (["meter.hertz=1"], "hertz must be"),
+        (["+meter.watts=1"], "meter has no option 'watts'"),
+        (["strict=7"], "strict must be true or false"),
+        (["noninferiority_margin=0"], "noninferiority_margin must be > 0"),
+        (["noninferiority_margin=wide"], "noninferiority_margin must be a number"),
+        (["judge=7"], "judge must be a mapping"),
         (["model.target.size=7", "model.target.path=x"], "target"),
     ],
 )
@@ -181,7 +194,7 @@ def test_a_run_writes_its_four_files_and_a_complete_one_is_shown_again(
     assert config["model"]["target"]["path"] == f"target@sha256:{weights['sha256']}"
     assert environment["weights"] == summary["weights"]
     assert str(tmp_path) not in "".join(files.values()) + (folder / "config.yaml").read_text()
-    monkeypatch.setattr(runner, "measure", None)  # weights must not be loaded again
+    monkeypatch.setattr(process, "Bench", None)  # weights must not be loaded again
     code, again, err = call("limit=3", "results_dir=here")
     assert (code, again) == (0, out) and "complete already" in err
     assert (folder / "samples.jsonl").read_text() == files["samples.jsonl"]
@@ -191,7 +204,7 @@ def test_the_run_id_depends_on_what_determines_outputs_alone(
     saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_id(*overrides: str, results: Path = tmp_path) -> str:
-        return runner.prepare(toy_settings(saved_pair, results, *overrides)).id
+        return prepare(toy_settings(saved_pair, results, *overrides)).id
 
     same = run_id()
     assert same == run_id(results=tmp_path / "other") == run_id("name=x") == run_id("fresh=true", "resume=mixed")
@@ -204,20 +217,21 @@ def test_the_run_id_depends_on_what_determines_outputs_alone(
     changes += ["reference=[]", "sampling=greedy", "task.size=5", f"model.target.path={saved_pair / 'draft'}"]
     assert len({same, *map(run_id, changes)}) == len(changes) + 1
     blueprint = inspect_pair(*(ModelSpec(path=str(saved_pair / role)) for role in ("target", "draft")))
-    monkeypatch.setattr(runner, "inspect_pair", lambda *_: replace(blueprint, eos=frozenset({1, 5})))
+    monkeypatch.setattr(plan, "inspect_pair", lambda *_: replace(blueprint, eos=frozenset({1, 5})))
     assert same != run_id(), "the end tokens decide where a text ends"
 
 
 def test_changed_code_is_refused_until_the_user_decides(
     saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def settings(*overrides: str) -> runner.Settings:
+    def settings(*overrides: str) -> Settings:
         return toy_settings(saved_pair, tmp_path, "limit=2", "reference=[]", *overrides)
 
     runner.run(settings())
     (journal,) = tmp_path.glob("*/*/samples.jsonl")
     journal.write_text(journal.read_text().splitlines(keepends=True)[0])
-    monkeypatch.setattr(runner, "code_hash", lambda: "changed")
+    for module in (runner, process):
+        monkeypatch.setattr(module, "code_hash", lambda: "changed")
     with pytest.raises(UserError, match=r"the code has changed.*fresh=true.*resume=mixed"):
         runner.run(settings())
     capsys.readouterr()
@@ -233,7 +247,7 @@ def test_an_interrupted_run_says_how_to_go_on(call: Call, tmp_path: Path, monkey
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner.Bench, "rows", interrupted)
+    monkeypatch.setattr(Bench, "rows", interrupted)
     code, _, err = call(f"results_dir={tmp_path}")
     assert code == 130 and "the same command resumes" in err
     code, _, err = call(f"results_dir={tmp_path}", "fresh=true")
@@ -243,10 +257,12 @@ def test_an_interrupted_run_says_how_to_go_on(call: Call, tmp_path: Path, monkey
 def test_likelihoods_that_are_no_numbers_are_rows_all_the_same(
     saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def overflow(self: CausalModel, prompt: Sequence[int], output: Sequence[int]) -> np.ndarray:
-        return np.array([np.nan, -np.inf, *[-1.0] * len(output)][: len(output)])
+    def overflow(self: CausalModel, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Scored]:
+        lengths = [len(output) for _, output in texts]
+        odd = [np.array([np.nan, -np.inf, *[-1.0] * n][:n]) for n in lengths]
+        return [Scored(logp, np.ones(n), np.ones(n, dtype=bool)) for logp, n in zip(odd, lengths, strict=True)]
 
-    monkeypatch.setattr(CausalModel, "log_likelihoods", overflow)
+    monkeypatch.setattr(CausalModel, "score", overflow)
     runner.run(toy_settings(saved_pair, tmp_path, "limit=2", "reference=[]", "ignore_eos=true"))
     (journal,) = tmp_path.glob("*/*/samples.jsonl")
     rows = [json.loads(line) for line in journal.read_text().splitlines()]
@@ -278,7 +294,7 @@ def test_prompts_of_one_id_are_refused(saved_pair: Path, tmp_path: Path, monkeyp
     twice = Toy().prompts()[:1] * 2
     monkeypatch.setattr(Toy, "prompts", lambda _: twice)
     with pytest.raises(UserError, match="task toy has 2 prompts with the id 'toy/0'"):
-        runner.prepare(toy_settings(saved_pair, tmp_path))
+        prepare(toy_settings(saved_pair, tmp_path))
 
 
 def test_the_script_ends_in_one_line_and_answers_help(tmp_path: Path) -> None:

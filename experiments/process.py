@@ -1,0 +1,114 @@
+"""One process's part in a run: it checks what it needs, loads the pair when first used, and records itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+from uuid import uuid4
+
+from transformers.utils.logging import disable_progress_bar
+
+from experiments.bench import Bench
+from experiments.code_version import code_hash, git_version
+from experiments.environment import describe_process
+from experiments.identity import published_config
+from experiments.isolation import Watch
+from experiments.journal import SCHEMA_VERSION
+from experiments.judge import find_judge
+from experiments.plan import Plan
+from experiments.progress import say
+from experiments.rows import Provenance
+from mtad.errors import UserError
+from mtad.meter.meter import Meter, open_meter
+from mtad.meter.visible import torch_uuids
+
+
+class Process:
+    """Nothing is loaded or written before something is to be measured.
+
+    Attributes:
+        meter: the meter of the energy pass; None, for the reason `no_energy`, if there is to be none.
+        judge: the judge that the settings name, its weights not read.
+        began: something was measured.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Raises UserError if energy is demanded and cannot be measured, or the judge cannot be found."""
+        self.plan = plan
+        self.id = f"{os.getpid()}-{uuid4().hex[:12]}"
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.watch = Watch(plan.device)
+        self.meter, self.no_energy = find_meter(plan)
+        self.judge = find_judge(plan.settings.judge) if plan.settings.judge else None
+        self.began = False
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """What every file of the run carries."""
+        return {"schema_version": SCHEMA_VERSION, "run_id": self.plan.id}
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """What every row of this process carries."""
+        return Provenance(self.plan.id, self.id, git_version(), code_hash(), self.plan.settings.seed)
+
+    @cached_property
+    def _before(self) -> list[Any]:
+        """The processes that measured before. Raises UserError."""
+        fresh = self.plan.settings.fresh
+        return [] if fresh else self.plan.folder.read_json("environment.json").get("processes", [])
+
+    @cached_property
+    def bench(self) -> Bench:
+        """The loaded pair, every variant warmed up."""
+        _ = self._before  # a damaged file is named before anything is loaded
+        if not sys.stderr.isatty():
+            disable_progress_bar()
+        for finding in self.watch.before():
+            self.disturbed(finding.message)
+        bench = Bench(self.plan, self.provenance, self.watch)
+        bench.warm_up()
+        return bench
+
+    def begin(self) -> None:
+        """Record this process beside those before it; once, before its first row."""
+        if self.began:
+            return
+        plan, before = self.plan, self._before
+        if plan.settings.fresh:
+            plan.folder.clear()
+        self.began = True
+        here = {
+            **describe_process(self.id, self.started, plan.device),
+            "meter": self.meter.describe() if self.meter else None,
+            "noninferiority_margin": plan.settings.noninferiority_margin,
+        }
+        known = {"weights": plan.weights, "processes": [*before, here]}
+        plan.folder.write_json("environment.json", {**self.stamp, **known})
+        plan.folder.write_yaml("config.yaml", {**self.stamp, **published_config(plan.settings, plan.blueprint)})
+
+    def disturbed(self, message: str) -> None:
+        """Others disturb the measurement. Raises UserError under `strict`."""
+        if self.plan.settings.strict:
+            raise UserError(f"strict=true: {message}. What was measured is kept; the same command goes on")
+        say(f"warning: {message}")
+
+
+def find_meter(plan: Plan) -> tuple[Meter | None, str | None]:
+    """The meter that the settings ask for; None and the reason if there is to be no energy. Raises UserError."""
+    settings, on_gpu = plan.settings, plan.device.type == "cuda"
+    if settings.energy is False:
+        return None, "left out by energy=false"
+    if settings.energy is None and not on_gpu:
+        return None, "measured by default on GPUs only; energy=true asks for the processor's own counter"
+    options = {key: value for key, value in asdict(settings.meter).items() if key in ("gpus", "rapl", "hertz", "zeus")}
+    meter = open_meter(torch_uuids=torch_uuids(plan.device), **options)
+    # A GPU's run without its GPU's joules would pass the processor's off as the whole.
+    absent = meter.reasons.get("gpu") if on_gpu else meter.absent
+    if absent and settings.energy:
+        raise UserError(f"energy=true, but nothing can be measured here: {absent}; leave it out, or energy=false")
+    return (None, absent) if absent else (meter, None)
