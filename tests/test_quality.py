@@ -160,6 +160,8 @@ def test_distinct_2_is_that_of_a_text_not_of_all_together() -> None:
 def test_self_bleu_is_1_for_equal_texts_0_for_disjoint_ones() -> None:
     same = [row(repeat=i, tokens=[1, 22, 3, 4, 5]) for i in range(3)]
     assert quality.self_bleu(same) == pytest.approx(1)
+    short = [row(repeat=i, tokens=[7, 8]) for i in range(2)]
+    assert quality.self_bleu(short) == pytest.approx(1), "orders that a short text does not have do not count"
     disjoint = [row("q", i, tokens=[10 * i + 100, 10 * i + 101, 10 * i + 102]) for i in range(3)]
     assert quality.self_bleu(disjoint) == 0
     assert quality.self_bleu(same + disjoint) == pytest.approx(0.5), "prompts weigh alike"
