@@ -56,7 +56,13 @@ def again(metric: str, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     distance = abs(log(value)) if ratio else abs(value)
     least = (student + float(t.ppf(0.8, n - 1))) * error
     p = 2 * float(t.sf(distance / error, n - 1))
-    return {"value": value, "low": float(low), "high": float(high), "p": p, "detectable": exp(least) if ratio else least}
+    return {
+        "value": value,
+        "low": float(low),
+        "high": float(high),
+        "p": p,
+        "detectable": exp(least) if ratio else least,
+    }
 
 
 def agrees(found: dict[str, Any], ours: dict[str, float]) -> bool:

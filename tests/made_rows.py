@@ -1,0 +1,68 @@
+"""Rows made by hand or by chance, and their summary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from experiments.journal import Row
+from experiments.report import summarise
+
+QUIET = {"others_cpu_cores": 0.0, "stolen_cpu_cores": 0.0, "gpu_processes": 0, "throttle": []}
+
+
+def timed(prefill: float, decode: float) -> dict[str, float]:
+    """Seconds of a row, two thirds of the decoding in the target."""
+    phases = {"target": decode * 2 / 3, "draft": decode / 6, "decide": decode / 8, "commit": decode / 24}
+    return {"prefill": prefill, "decode": decode, **phases}
+
+
+def row(variant: str, prompt: str, repeat: int = 0, **changes: Any) -> Row:
+    """Four tokens in two rounds and a second; changes replace keys."""
+    return {
+        "variant": variant,
+        "prompt_id": prompt,
+        "repeat": repeat,
+        "process_id": "1",
+        "code": "c",
+        "token_ids": [5, 6, 5, 6],
+        "decoder": variant,
+        "sampling": {"greedy": False},
+        "finish": "limit",
+        "rounds": [
+            {"tokens": 3, "drafted": 3, "accepted": 2, "nodes": 3},
+            {"tokens": 1, "drafted": 3, "accepted": 1, "nodes": 3},
+        ],
+        "counts": {"target_forwards": 2, "draft_forwards": 4, "drafted": 6, "accepted": 3},
+        "seconds": {"prefill": 0.5, "decode": 1.0, "target": 0.6, "draft": 0.2, "decide": 0.15, "commit": 0.05},
+        "log_likelihoods": [-1.0, -1.0, -2.0, 0.0],
+        "log_likelihoods_reason": None,
+        "score": 1.0,
+        "grades": {"accuracy": 1.0},
+        "gaps": None,
+        "proof": None,
+        "isolation": QUIET,
+        **changes,
+    }
+
+
+def random_rows(prompts: int, repeats: int) -> list[Row]:
+    chance = np.random.default_rng(1)
+    rows = []
+    for variant, pace in (("fast", 2.0), ("slow", 1.0)):
+        for prompt in range(prompts):
+            for repeat in range(repeats):
+                length = int(chance.integers(2, 20))
+                changes: dict[str, Any] = {
+                    "token_ids": chance.integers(0, 9, length).tolist(),
+                    "seconds": timed(0.1, length / pace * chance.uniform(0.8, 1.2)),
+                    "log_likelihoods": (-chance.exponential(1.0, length)).tolist(),
+                    "score": float(chance.integers(0, 2)),
+                }
+                rows.append(row(variant, f"p{prompt}", repeat, **changes))
+    return rows
+
+
+def summary_of(rows: list[Row], *labels: str) -> dict[str, Any]:
+    return summarise(rows, "id", "tiny", "toy", labels)
