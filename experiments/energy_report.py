@@ -34,6 +34,7 @@ class Energy:
     def __init__(self, records: Sequence[Row], labels: Sequence[str], absent: str = "not measured") -> None:
         self._rounds = list(settled_rounds(records, labels).values())
         self._idle = _idle_watts(records)
+        self._failures = _failures(records, settled_rounds(records, labels))
         self._absent = _why_not(records, absent)
 
     def figures(self, label: str) -> dict[str, Any]:
@@ -57,6 +58,7 @@ class Energy:
             "devices": sorted({device["uuid"] for device in devices}),
             "shared": any(device["shared"] for device in devices),
             "blocks": len(blocks),
+            "failures": self._failures,
             "blocks_disagreeing": sum(any(d["disagrees"] for d in _devices(block)) for block in blocks),
             "blocks_throttled": sum(bool(_throttles(block)) for block in blocks),
             "throttles": sorted({reason for block in blocks for reason in _throttles(block)}),
@@ -144,6 +146,13 @@ def _idle_watts(records: Iterable[Row]) -> Idle:
                 row = [device["joules"] / device["seconds"] for device in _devices(window)]
                 watts.setdefault(record["process_id"], []).append(row)
     return {process: np.array(rows) for process, rows in watts.items()}
+
+
+def _failures(records: Iterable[Row], settled: Iterable[int]) -> list[str]:
+    """Why rounds that were tried do not count."""
+    counted = set(settled)
+    tried = [record for record in records if record["kind"] == "block" and record["round"] not in counted]
+    return sorted({block["joules_reason"] for block in tried if block["joules"] is None})
 
 
 def _why_not(records: Sequence[Row], absent: str) -> str:

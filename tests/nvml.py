@@ -70,7 +70,7 @@ def nvml_environment(folder: Path, curves: Iterable[Curve] = CURVES, **steering:
             loaded).
 
     In that process, `ctypes.CDLL("libnvidia-ml.so.1").nvml_stub_load(gpu, ctypes.c_double(watts))` adds power from now
-    on, as a workload would. Skips the test where there is no compiler.
+    on, as a workload would; `nvml_stub_reset(gpu)` resets the counter now. Skips the test where there is no compiler.
     """
     library = folder / "libnvidia-ml.so.1"
     if not library.exists():

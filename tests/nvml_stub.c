@@ -2,7 +2,7 @@
 
    Every setting is an environment variable NVML_STUB_<NAME> of the form "gpu=number,gpu=number"; tests/nvml.py writes
    them and explains them. Times of failures are seconds since the first nvmlInit. A process may also call
-   `nvml_stub_load`, as a workload would. Function signatures are those of NVML; what is not here is "not found". */
+   `nvml_stub_load`, as a workload would, and `nvml_stub_reset`. Function signatures are those of NVML; what is not here is "not found". */
 
 #define _GNU_SOURCE
 #include <math.h>
@@ -39,6 +39,7 @@ static Device devices[GPUS][1 + SLICES];
 static double started = -1;
 static struct { double at, watts; } loads[GPUS][CHANGES];
 static int changes[GPUS];
+static double asked_reset[GPUS];
 
 static double now(void) {
     struct timespec t;
@@ -102,6 +103,8 @@ void nvml_stub_load(int gpu, double watts) {
     loads[gpu][changes[gpu]++].watts = watts;
 }
 
+void nvml_stub_reset(int gpu) { asked_reset[gpu] = now(); }
+
 /* What every call on a device goes through first. */
 static int check(const Device *device) {
     if (!device) return INVALID_ARGUMENT;
@@ -123,7 +126,7 @@ int nvmlDeviceGetTotalEnergyConsumption(Device *device, unsigned long long *mill
     int gpu = device->gpu;
     if (steer("NO_COUNTER", gpu, 0)) return NOT_SUPPORTED;
     if (steer("ENERGY_ERROR", gpu, 0)) return (int)steer("ENERGY_ERROR", gpu, 0);
-    double t = now(), joules, reset = started + steer("RESET", gpu, INFINITY);
+    double t = now(), joules, reset = asked_reset[gpu] > 0 ? asked_reset[gpu] : started + steer("RESET", gpu, INFINITY);
     double stands = started + steer("STANDS", gpu, INFINITY);
     if (t > stands) t = stands;
     joules = joules_at(gpu, refreshed(gpu, t));
