@@ -65,14 +65,10 @@ NVML: Mapping[str, Callable[[Any], Any]] = {
 
 
 def describe_process(process_id: str, started: str, device: torch.device) -> dict[str, Any]:
-    """What could make two measurements differ, as JSON data; `started` is the time of day in UTC.
-
-    `machine` differs between machines of other hardware; two alike, without a GPU, have the same.
-    """
+    """What could make two measurements differ, as JSON data; `started` is the time of day in UTC."""
     gpu = _gpu(device)
     quota, unlimited = cgroup_quota()
     memory = _memory()
-    machine = [cpu_model(), os.cpu_count(), round((memory or 0) / 2**30), gpu["uuid"] if gpu else None]
     record = {
         "process_id": process_id,
         "started": started,
@@ -81,7 +77,7 @@ def describe_process(process_id: str, started: str, device: torch.device) -> dic
         "python": platform.python_version(),
         "packages": {package: version(package) for package in PACKAGES},
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "machine": stable_hash(machine),
+        "machine": fingerprint(cpu_model(), os.cpu_count(), memory, gpu["uuid"] if gpu else None),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         **fact("memory_bytes", memory, "the system does not say"),
@@ -103,6 +99,11 @@ def describe_process(process_id: str, started: str, device: torch.device) -> dic
 def fact(name: str, value: Any, reason: str | None) -> dict[str, Any]:
     """A value under its name; null with the reason beside it where there is none."""
     return {name: value} if value is not None else {name: None, f"{name}_reason": reason}
+
+
+def fingerprint(cpu: str, cores: int | None, memory_bytes: int | None, gpu: str | None) -> str:
+    """A short hash that tells machines of different hardware apart; two alike, without a GPU, have the same."""
+    return stable_hash([cpu, cores, round((memory_bytes or 0) / 2**30), gpu])  # some MB depend on the kernel
 
 
 def cpu_model() -> str:
