@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
+from typing import Any
 
-from experiments.isolation import Watch
+from experiments.isolation import Watch, findings
 from experiments.journal import Row
 from experiments.plan import Plan
 from experiments.rows import Provenance, make_row
 from experiments.task import Prompt
 from experiments.variants import Variant
+from mtad.errors import UserError
 from mtad.generate import Output, generate
 from mtad.luck import Luck
 from mtad.session import Session
@@ -65,11 +67,19 @@ class Bench:
         for variant in variants:
             self.watch.start()
             outputs.append(self.write(variant, prompt, repeat))
-            laps.append(self.watch.lap())
+            laps.append(self._lap())
         scored = self.pair.target.score([(tokens, output.tokens) for output in outputs])
         for variant, output, scores, lap in zip(variants, outputs, scored, laps, strict=True):
             grades = self.plan.settings.task.grade(prompt, output.text)
             yield make_row(self.provenance, variant, prompt, repeat, len(tokens), output, scores, grades, lap)
+
+    def _lap(self) -> dict[str, Any]:
+        """Who disturbed the text just written. Raises UserError under `strict` if someone did."""
+        lap = self.watch.lap()
+        found = findings([lap])
+        if found and self.plan.settings.strict:
+            raise UserError(f"strict=true: {found[0]}. What was measured is kept; the same command goes on")
+        return lap
 
     def _detokenise(self, tokens: Sequence[int]) -> str:
         text = self.pair.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)

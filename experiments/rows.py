@@ -11,10 +11,10 @@ from experiments.identity import published
 from experiments.journal import SCHEMA_VERSION, Row
 from experiments.task import Prompt
 from experiments.variants import Variant
+from mtad.counts import Counts
 from mtad.decoder import Round
 from mtad.generate import Output
 from mtad.model import Scored
-from mtad.session import Counts
 
 BY_BLOCKS = "a text is too short for an energy counter; see the blocks of energy.jsonl"
 NOT_FINITE = "the target gives log-probabilities that are no finite numbers; a dtype with a wider range may mend that"

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
+from mtad.counts import Counts
 from mtad.decoder import Decoder, Round, RoundDecoder, Text, Write
 from mtad.ending import Detokenise, Ending, Limits
 from mtad.errors import UserError
 from mtad.law import Law, Sampling
 from mtad.luck import Luck
-from mtad.session import Counts, Read, Reader, Session, serve
+from mtad.session import Read, Reader, Session, serve
 
 
 @dataclass(frozen=True)

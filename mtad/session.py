@@ -12,15 +12,15 @@ Knows token ids only. Refuses to know how a forward is computed (`Model`), and w
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from mtad.clock import Mark, Span
+from mtad.counts import Counts
 from mtad.law import RAW, Law, Warp
 from mtad.tree import Tree
 
@@ -70,48 +70,6 @@ class Model(Protocol):
 
     def mark(self) -> Mark:
         """The present point in the device's time, without waiting for it."""
-
-
-@dataclass
-class Counts:
-    """What a session did since `open`, without the prefill.
-
-    Attributes:
-        reads: how many forwards fed how many tokens: text tokens not read before, and nodes of the tree.
-    """
-
-    reads: Counter[int] = field(default_factory=Counter)
-    _forwards: list[Span] = field(default_factory=list)
-    _commits: list[Span] = field(default_factory=list)
-
-    @property
-    def forwards(self) -> int:
-        """Reads that computed something."""
-        return self.reads.total()
-
-    @property
-    def nodes(self) -> int:
-        """Tokens fed in all forwards."""
-        return sum(nodes * times for nodes, times in self.reads.items())
-
-    @property
-    def seconds(self) -> float:
-        """In forwards, by the device's clock; for use after a synchronise."""
-        return sum(span.seconds for span in self._forwards)
-
-    @property
-    def commit_seconds(self) -> float:
-        """In commits, likewise."""
-        return sum(span.seconds for span in self._commits)
-
-    def forward(self, nodes: int, span: Span) -> None:
-        """Count a forward that fed `nodes` tokens."""
-        self.reads[nodes] += 1
-        self._forwards.append(span)
-
-    def commit(self, span: Span) -> None:
-        """Count a commit."""
-        self._commits.append(span)
 
 
 class Session:
