@@ -110,7 +110,12 @@ class Watch:
 
 
 def findings(laps: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the laps of a run's texts say about it, a line each; nothing if all was quiet."""
+    """What the laps of a run's texts say about it, a line each: who disturbed them, and what could not be watched."""
+    return [*disturbances(laps), *_unknown(laps)]
+
+
+def disturbances(laps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Who disturbed these texts, a line each; nothing if all was quiet, or could not be watched."""
     lines = []
     for key, who in (("others_cpu_cores", "other processes"), ("stolen_cpu_cores", "the host")):
         loud = [lap[key] for lap in laps if (lap[key] or 0) > LOUD_CORES]
@@ -126,7 +131,7 @@ def findings(laps: Sequence[Mapping[str, Any]]) -> list[str]:
     if held:
         names = ", ".join(sorted({name for throttle in held for name in throttle}))
         lines.append(f"{len(held)} of {len(laps)} texts ended while the GPU's clocks were held back ({names})")
-    return [*lines, *_unknown(laps)]
+    return lines
 
 
 def strangers_on(processes: Mapping[int, int | None], mine: Collection[int], used: int, held: int) -> Strangers:

@@ -22,6 +22,7 @@ from experiments.isolation import (
     NO_GPU,
     Strangers,
     Watch,
+    disturbances,
     findings,
     strangers_on,
 )
@@ -258,6 +259,6 @@ def test_findings_are_a_line_for_each_kind_and_nothing_on_a_quiet_machine() -> N
 
 def test_texts_too_short_to_watch_are_mentioned_only_if_all_were() -> None:
     short = {**QUIET, "others_cpu_cores": None, "others_cpu_cores_reason": TOO_SHORT, "stolen_cpu_cores": None}
-    assert findings([short, QUIET]) == []
+    assert findings([short, QUIET]) == [] == disturbances([short])
     (line,) = findings([short, short])
     assert "unknown for 2 of 2 texts" in line
