@@ -158,8 +158,16 @@ def cpu_clocks(cores: Sequence[int], root: Path = CPUS, proc: Path = PROC) -> di
 
 
 def gpu_uuids(device: torch.device) -> tuple[str, ...]:
-    """The GPU that `device` is, as NVML names it; none for the CPU."""
-    return (f"GPU-{torch.cuda.get_device_properties(device).uuid}",) if device.type == "cuda" else ()
+    """The GPU that `device` is, or the slice of one (MIG), as NVML names it; none for the CPU."""
+    if device.type != "cuda":
+        return ()
+    bare = re.sub("^(GPU|MIG)-", "", str(torch.cuda.get_device_properties(device).uuid))  # torch gives no prefix
+    try:
+        pynvml.nvmlInit()
+        pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{bare}")
+    except NVML_ERRORS:
+        return (f"GPU-{bare}",)
+    return (f"MIG-{bare}",)
 
 
 def gpu_facts(uuid: str) -> dict[str, Any]:
