@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
@@ -24,7 +23,6 @@ from experiments.settings import Settings
 from mtad.decoder import RoundDecoder, WholeDecoder
 from mtad.errors import UserError
 from mtad.loading import ModelSpec, content_hash, inspect_pair
-from mtad.model import CausalModel, Scored
 from tests.toy import ROOT, Toy, composed, settings_of, toy_settings
 
 CONF = ROOT / "conf"
@@ -252,23 +250,6 @@ def test_an_interrupted_run_says_how_to_go_on(call: Call, tmp_path: Path, monkey
     assert code == 130 and "the same command resumes" in err
     code, _, err = call(f"results_dir={tmp_path}", "fresh=true")
     assert code == 130 and "the same command without fresh=true resumes" in err
-
-
-def test_likelihoods_that_are_no_numbers_are_rows_all_the_same(
-    saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def overflow(self: CausalModel, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Scored]:
-        lengths = [len(output) for _, output in texts]
-        odd = [np.array([np.nan, -np.inf, *[-1.0] * n][:n]) for n in lengths]
-        return [Scored(logp, np.ones(n), np.ones(n, dtype=bool)) for logp, n in zip(odd, lengths, strict=True)]
-
-    monkeypatch.setattr(CausalModel, "score", overflow)
-    runner.run(toy_settings(saved_pair, tmp_path, "limit=2", "reference=[]", "ignore_eos=true"))
-    (journal,) = tmp_path.glob("*/*/samples.jsonl")
-    rows = [json.loads(line) for line in journal.read_text().splitlines()]
-    assert [row["log_likelihoods"][:3] for row in rows] == [[None, None, -1.0]] * 2
-    assert all("no finite numbers" in row["log_likelihoods_reason"] for row in rows)
-    assert "perplexity: the target gives" in capsys.readouterr().out
 
 
 def test_the_name_is_that_of_the_models_that_are_used(saved_pair: Path) -> None:
