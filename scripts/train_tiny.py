@@ -57,7 +57,7 @@ class Loss:
     weight: float
 
 
-SHAPES = {"target": Shape(12, 256, 768, 4), "draft": Shape(1, 128, 384, 2), "judge": Shape(12, 256, 768, 4)}
+SHAPES = {"target": Shape(12, 256, 768, 4), "draft": Shape(1, 128, 384, 2), "judge": Shape(6, 256, 768, 4)}
 
 
 def build(shape: Shape, vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
