@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -149,31 +150,47 @@ class EnergyPass:
         order = sorted(self.labels)
         random.Random(f"{self.seed} energy {number} {attempt}").shuffle(order)
         for place, label in enumerate(order):
-            record = self._block(label, items)
-            self.append({**self._stamp("block"), "round": number, "attempt": attempt, "order": place, **record})
+            record = self._block({"round": number, "attempt": attempt, "order": place, "variant": label}, items)
             if record["joules"] is None:
                 return False
             self.advance(label)
         return True
 
-    def _block(self, label: str, items: Sequence[Item]) -> Row:
-        """Whole lists of texts until `seconds` have passed."""
+    def _block(self, heading: Row, items: Sequence[Item]) -> Row:
+        """Append and return the record of whole lists of texts, written until `seconds` have passed.
+
+        If writing fails, as it does on a GPU that is lost, there is a record without joules before the error passes on.
+        """
         outputs: list[Output] = []
-        with self.meter.window() as window:
-            while window.elapsed < self.settings.seconds:
-                outputs += [self.write(label, *item) for item in items]
-        expected = [self.timed.tokens[label, item] for item in items] * (len(outputs) // len(items))
+        window = self.meter.window()
+        try:
+            with window:
+                while window.elapsed < self.settings.seconds:
+                    for item in items:
+                        outputs.append(self.write(heading["variant"], *item))
+        except Exception as error:
+            record = self._record(heading, items, outputs, window.record)
+            reason = record["joules_reason"] or f"writing ended in {type(error).__name__}"
+            self.append({**record, "joules": None, "joules_reason": reason})
+            raise
+        record = self._record(heading, items, outputs, window.record)
+        self.append(record)
+        return record
+
+    def _record(self, heading: Row, items: Sequence[Item], outputs: Sequence[Output], window: Record) -> Row:
+        expected = [self.timed.tokens[heading["variant"], item] for item in items]
         return {
-            "variant": label,
+            **self._stamp("block"),
+            **heading,
             "items": [list(item) for item in items],
             "least_seconds": self.settings.seconds,
             "passes": len(outputs) // len(items),
             "texts": len(outputs),
             "tokens": sum(len(output.tokens) for output in outputs),
             "text_seconds": sum(output.prefill_seconds + output.decode_seconds for output in outputs),
-            "texts_differing": sum(o.tokens != tokens for o, tokens in zip(outputs, expected, strict=True)),
-            **asdict(window.record),
-            **_joules(self.meter, window.record),
+            "texts_differing": sum(o.tokens != tokens for o, tokens in zip(outputs, cycle(expected), strict=False)),
+            **asdict(window),
+            **_joules(self.meter, window),
         }
 
     def _stamp(self, kind: str) -> Row:

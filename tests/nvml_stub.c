@@ -274,6 +274,7 @@ int nvmlDeviceGetPowerManagementLimit(Device *device, unsigned *milliwatts) {
 int nvmlDeviceGetPowerManagementDefaultLimit(Device *device, unsigned *milliwatts) {
     return number(device, milliwatts, 700000);
 }
+int nvmlDeviceGetArchitecture(Device *device, unsigned *architecture) { return number(device, architecture, 9); }
 int nvmlDeviceGetPersistenceMode(Device *device, unsigned *mode) { return number(device, mode, 1); }
 int nvmlDeviceGetComputeMode(Device *device, unsigned *mode) { return number(device, mode, 0); }
 int nvmlDeviceGetEccMode(Device *device, unsigned *current, unsigned *pending) {

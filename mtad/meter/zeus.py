@@ -6,9 +6,11 @@ Optional: Zeus is no dependency, and is imported when it is asked for.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from mtad.errors import UserError
+from mtad.errors import UserError, first_line
 
 WINDOW = "mtad"
 
@@ -23,34 +25,36 @@ class SecondOpinion:
 
 
 class Zeus:
-    """Zeus's monitor of the visible GPUs. Raises UserError if the package is missing."""
+    """Zeus's monitor of the visible GPUs; what it fails at is a reason. Raises UserError if the package is missing."""
 
     def __init__(self) -> None:
         try:
             monitor = importlib.import_module("zeus.monitor")
-            self._error: type[Exception] = importlib.import_module("zeus.device.exception").ZeusBaseError
+            self._error: type[Exception] = importlib.import_module("zeus.exception").ZeusBaseError
         except ImportError:
             raise UserError("zeus=true needs the package zeus: pip install zeus, or leave it out") from None
-        self._monitor = monitor.ZeusMonitor(cpu_indices=[])
-        self._reason: str | None = None
+        self._monitor: Any = None
+        self._call(lambda: setattr(self, "_monitor", monitor.ZeusMonitor(cpu_indices=[])))
 
     def begin(self) -> None:
         """Open Zeus's window; the device is idle, so nothing has to be waited for."""
-        try:
-            self._monitor.begin_window(WINDOW, sync_execution=False, restart=True)
-            self._reason = None
-        except self._error as error:
-            self._reason = f"Zeus: {error}"
+        if self._monitor:
+            self._call(lambda: self._monitor.begin_window(WINDOW, sync_execution=False, restart=True))
 
     def end(self) -> SecondOpinion:
         """Close it."""
-        if self._reason is None:
-            try:
-                found = self._monitor.end_window(WINDOW, sync_execution=False)
-                if found.gpu_energy:
-                    joules = {str(index): float(joules) for index, joules in found.gpu_energy.items()}
-                    return SecondOpinion(joules, float(found.time))
-                self._reason = "Zeus sees no GPU"
-            except self._error as error:
-                self._reason = f"Zeus: {error}"
-        return SecondOpinion(None, None, self._reason)
+        found = None if self._reason else self._call(lambda: self._monitor.end_window(WINDOW, sync_execution=False))
+        if found is None:
+            return SecondOpinion(None, None, self._reason)
+        if not found.gpu_energy:
+            return SecondOpinion(None, None, "Zeus sees no GPU")
+        return SecondOpinion({str(index): float(j) for index, j in found.gpu_energy.items()}, float(found.time))
+
+    def _call(self, action: Callable[[], Any]) -> Any:
+        """What Zeus answers; None, and the reason kept, if it fails."""
+        self._reason: str | None = None
+        try:
+            return action()
+        except self._error as error:
+            self._reason = f"Zeus: {first_line(error)}"
+            return None

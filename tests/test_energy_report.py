@@ -1,0 +1,127 @@
+"""Figures and comparisons of the energy pass, from records that are written down here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from experiments.energy import settled_rounds
+from experiments.energy_report import Energy
+from experiments.journal import Row
+
+
+def device(joules: float, seconds: float, uuid: str = "GPU-a", **changes: object) -> Row:
+    """A reading, as far as figures need it."""
+    reading = {
+        "uuid": uuid,
+        "kind": "gpu",
+        "joules": joules,
+        "seconds": seconds,
+        "method": "nvml_total_energy",
+        "method_reason": None,
+        "shared": False,
+        "disagrees": False,
+        "states": [],
+    }
+    return {**reading, **changes}
+
+
+def window(*devices: Row) -> Row:
+    joules = sum(entry["joules"] for entry in devices)
+    return {
+        "source": "gpu",
+        "joules": joules,
+        "joules_reason": None,
+        "joules_cpu": None,
+        "joules_cpu_reason": "no RAPL",
+        "devices": list(devices),
+    }
+
+
+def block(number: int, label: str, *devices: Row, process: str = "one", tokens: int = 100, attempt: int = 0) -> Row:
+    where = {"kind": "block", "round": number, "variant": label, "process_id": process, "attempt": attempt}
+    return {**where, "tokens": tokens, "texts": 10, "texts_differing": 0, **window(*devices)}
+
+
+def idle(*watts: float, process: str = "one") -> Row:
+    """Windows of two seconds on two GPUs that draw the same."""
+    windows = [window(device(2 * w, 2), device(2 * w, 2, "GPU-b")) for w in watts]
+    return {"kind": "idle", "process_id": process, "windows": windows}
+
+
+def run_of(idles: Sequence[Row], noise: Sequence[float] = (0, 1, -1, 2, -2)) -> list[Row]:
+    """Five rounds on two GPUs: a draws 3000 J in 10 s, b 2000 J in 11 s, for 100 tokens."""
+    rounds = [
+        [
+            block(i, "a", device(1800 + n, 10), device(1200, 10, "GPU-b")),
+            block(i, "b", device(1000, 11), device(1000 - n, 11, "GPU-b")),
+        ]
+        for i, n in enumerate(noise)
+    ]
+    return [*idles, *(record for blocks in rounds for record in blocks)]
+
+
+def test_gross_and_net_follow_from_all_devices_and_their_own_seconds() -> None:
+    energy = Energy(run_of([idle(50, 50, 50)]), ("a", "b"))
+    a, b = energy.figures("a"), energy.figures("b")
+    assert a["joules_per_token"] == pytest.approx(30) and b["joules_per_token"] == pytest.approx(20)
+    assert a["joules_per_token_net"] == pytest.approx((3000 - 2 * 50 * 10) / 100)
+    assert b["joules_per_token_net"] == pytest.approx((2000 - 2 * 50 * 11) / 100)
+    assert a["watts"] == pytest.approx(300) and a["devices"] == ["GPU-a", "GPU-b"]
+    assert energy.ratio("a", "b").value == pytest.approx(1.5)
+    assert energy.ratio_net("a", "b").value == pytest.approx(2000 / 900)
+    compared = energy.compare([("a", "b")])
+    assert [found["metric"] for found in compared] == ["energy_ratio", "energy_ratio_net"]
+    assert all(found["better"] == "lower" and found["null"] == 1 for found in compared)
+
+
+def test_the_spread_of_idling_widens_the_net_interval_alone() -> None:
+    steady, restless = (Energy(run_of([idle(*watts)]), ("a", "b")) for watts in ((50,) * 6, (40, 60) * 3))
+
+    def width(found: Any) -> float:
+        return float(found.high - found.low)
+
+    assert width(restless.ratio("a", "b")) == width(steady.ratio("a", "b"))
+    assert restless.ratio_net("a", "b").value == pytest.approx(steady.ratio_net("a", "b").value)
+    assert width(restless.ratio_net("a", "b")) > 5 * width(steady.ratio_net("a", "b"))
+
+
+def test_every_process_is_netted_by_its_own_idling() -> None:
+    records = [idle(50, 50), idle(80, 80, process="two")]
+    for i, process in enumerate(("one", "two")):
+        records += [block(i, label, device(1000, 10), device(1000, 10, "GPU-b"), process=process) for label in "ab"]
+    net = Energy(records, ("a", "b")).figures("a")["joules_per_token_net"]
+    assert net == pytest.approx((2000 - 1000 + 2000 - 1600) / 200)
+    without = Energy(records[1:], ("a", "b")).figures("a")
+    assert without["joules_per_token_net"] is None and "idling" in without["joules_per_token_net_reason"]
+
+
+def test_a_round_counts_only_if_one_process_and_attempt_made_it_whole() -> None:
+    one = device(1, 1)
+    halves = [block(0, "a", one, process="one"), block(0, "b", one, process="two")]
+    attempts = [block(0, "a", one, attempt=0), block(0, "b", one, attempt=1)]
+    assert settled_rounds(halves, "ab") == {} and settled_rounds(attempts, "ab") == {}
+    failed = {**block(0, "b", one, process="two"), "joules": None}
+    assert settled_rounds([*halves, failed], "ab") == {}
+    whole = [*halves, block(0, "a", one, process="two", tokens=7)]
+    assert settled_rounds(whole, "ab")[0]["a"]["tokens"] == 7
+
+
+def test_disagreement_and_throttling_are_counted_by_blocks() -> None:
+    hot = [{"seconds": 0.0, "clock_events": ["gpu_idle", "sw_power_cap"]}]
+    records = [
+        block(0, "a", device(1, 1, disagrees=True), device(1, 1, "GPU-b", disagrees=True)),
+        block(1, "a", device(1, 1, states=hot)),
+    ]
+    figures = Energy(records, ("a",)).figures("a")
+    assert (figures["blocks_disagreeing"], figures["blocks_throttled"]) == (1, 1)
+    assert figures["throttles"] == ["sw_power_cap"]
+
+
+def test_no_records_leave_the_reason_that_is_given() -> None:
+    figures = Energy([], ("a",), absent="no NVML: nothing there").figures("a")
+    assert figures["joules_per_token"] is None and figures["joules_per_token_reason"] == "no NVML: nothing there"
+    json.dumps(figures, allow_nan=False)
