@@ -1,0 +1,92 @@
+"""What a decoder's own work on the host costs: everything between two reads, with no read in it.
+
+A text is written twice in step. The first writer waits for its reads as usual. Its shadow is handed the same laws, asks
+no model for anything, and only it is timed: it decides, builds trees and keeps the text. Both make the same choices,
+because randomness is counted. Commits, which move keys in a real cache, are those of the first writer.
+
+Knows decoders and sessions; refuses to know runs and rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from mtad.ending import Detokenise
+from mtad.generate import Output
+from mtad.law import Law
+from mtad.loading import Pair
+from mtad.session import Read, Session, serve
+
+Writing = Generator[Read, Law, Output]
+Begin = Callable[[Session, Session, Detokenise], Writing]  # of target, draft, and what turns tokens into text
+
+
+@dataclass(frozen=True)
+class Deciding:
+    """Seconds on some texts, and the reads between which they were spent."""
+
+    decide_seconds: float
+    commit_seconds: float
+    reads: int
+
+    @property
+    def seconds_per_read(self) -> float:
+        """Decisions and commits for each forward."""
+        return (self.decide_seconds + self.commit_seconds) / self.reads
+
+
+def time_decisions(pair: Pair, detokenise: Detokenise, texts: Sequence[Begin]) -> Deciding:
+    """Write some texts, each with its shadow; the first one also serves as a warm-up and is written twice.
+
+    Args:
+        texts: begins the writing of each text, any number of times.
+    """
+    _in_step(pair, detokenise, texts[0])
+    found = [_in_step(pair, detokenise, begin) for begin in texts]
+    return Deciding(
+        decide_seconds=sum(one.decide_seconds for one in found),
+        commit_seconds=sum(one.commit_seconds for one in found),
+        reads=sum(one.reads for one in found),
+    )
+
+
+def _in_step(pair: Pair, detokenise: Detokenise, begin: Begin) -> Deciding:
+    aside = 0.0  # the search for stop strings, which no decoder is charged for
+
+    def timed(tokens: Sequence[int]) -> str:
+        nonlocal aside
+        started = perf_counter()
+        text = detokenise(tokens)
+        aside += perf_counter() - started
+        return text
+
+    # The shadow's prompt is read first, into the same cache; from then on only the first writer touches the models.
+    shadow = begin(Session(pair.target), Session(pair.draft), timed)
+    writer = begin(Session(pair.target), Session(pair.draft), detokenise)
+    seconds, output = 0.0, None
+    next(shadow)
+    read = next(writer)
+    while output is None:
+        law = serve([read])[0]
+        started = perf_counter()
+        ended = _advance(shadow, law)
+        seconds += perf_counter() - started
+        step = _advance(writer, law)
+        if isinstance(step, Output):
+            output = step
+        else:
+            read = step
+        assert isinstance(ended, Output) == (output is not None), "the shadow went another way"
+    commits = output.target.commit_seconds + output.draft.commit_seconds
+    return Deciding(seconds - aside, commits, output.target.forwards + output.draft.forwards)
+
+
+def _advance(writing: Writing, law: Law) -> Read | Output:
+    """The next read, or the output if the text has ended."""
+    try:
+        return writing.send(law)
+    except StopIteration as end:
+        output: Output = end.value
+        return output

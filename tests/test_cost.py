@@ -1,0 +1,461 @@
+"""The cost model: FLOPs and bytes by hand, reads and decisions timed apart, predictions by hand, a whole study."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import sleep
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import GPT2Config
+
+from baselines.autoregressive import Autoregressive
+from experiments.cost import __main__ as entry
+from experiments.cost.arithmetic import Arithmetic, arithmetic
+from experiments.cost.deciding import Begin, time_decisions
+from experiments.cost.energy_split import calibrate, measured_read, published_prices, solve, split, sustained
+from experiments.cost.predict import (
+    Costs,
+    Tally,
+    acceptance_for,
+    best_gamma,
+    break_even,
+    chain_tokens,
+    expected_tokens,
+    seconds_per_token,
+    speedup,
+    speedup_at,
+    tally,
+)
+from experiments.cost.reads import Curve, branching, time_reads
+from mtad.decoder import Rounds, Text
+from mtad.ending import Limits
+from mtad.errors import UserError
+from mtad.generate import writing
+from mtad.law import RAW
+from mtad.loading import Pair
+from mtad.luck import Luck
+from mtad.model import CausalModel
+from mtad.session import Feed, Reader, Session, serve
+from tests.fakes import TableModel, llama, opt
+from tests.helpers import PURE, spell
+from tests.toy import ROOT
+
+FLAT = [[1.0] * 12] * 12  # a law in which twelve tokens are equally probable, whatever came before
+Call = Callable[..., tuple[int, str, str]]
+
+
+def flat(seconds: float, *more: float) -> Curve:
+    """A curve at 1, 2, ... nodes."""
+    values = (seconds, *more)
+    return Curve(tuple(range(1, len(values) + 1)), values, values, values)
+
+
+def costs(target: Curve, draft: Curve, host: float = 0.0, baseline: float = 0.0) -> Costs:
+    return Costs(target, draft, host, baseline)
+
+
+def chain(gamma: int, *conditional: float) -> Tally:
+    """What a run of a chain decoder counts in 10 rounds without an end."""
+    target, draft = {gamma + 1: 10}, {1: 10 * gamma}
+    return Tally(30, 10, target, draft, 10 * gamma, 10 * gamma, gamma, conditional)
+
+
+def row(accepted: Sequence[int], gamma: int = 4, cut: bool = False) -> dict[str, object]:
+    """The row of a chain decoder whose rounds accepted so many; `cut` ends it with an accepted token."""
+    tokens = [n + 1 for n in accepted]
+    tokens[-1] -= cut
+    rounds = [
+        {"tokens": t, "drafted": gamma, "accepted": n, "nodes": gamma, "proof": None}
+        for t, n in zip(tokens, accepted, strict=True)
+    ]
+    reads = {"target": {str(gamma + 1): len(rounds)}, "draft": {"1": gamma * len(rounds)}}
+    return {"rounds": rounds, "token_ids": [0] * sum(tokens), "reads": reads, "options": {"gamma": gamma}}
+
+
+# -- FLOPs and bytes -------------------------------------------------------------------------------------------------
+
+
+def test_weights_of_a_llama_are_those_counted_by_hand() -> None:
+    found = arithmetic(llama().lm.config, torch.bfloat16)
+    layer = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48  # q and o, k and v of two heads for four, three of the feed-forward
+    assert found.products == 3 * layer + 64 * 32  # the head is not tied
+    assert found.weights == found.products + 7 * 32  # norms
+    assert (found.attention_width, found.cache_width, found.number_bytes) == (3 * 32, 3 * 2 * 16, 2)
+
+
+def test_weights_of_an_opt_are_those_counted_by_hand() -> None:
+    found = arithmetic(opt().lm.config, torch.float32)
+    layer = 4 * 32 * 32 + 2 * 32 * 48
+    assert found.products == 3 * layer + 64 * 32  # the head is tied to the embedding, and read all the same
+    biases_and_norms = 3 * (4 * 32 + 48 + 32 + 2 * 64) + 64
+    assert found.weights == found.products + biases_and_norms
+    assert (found.attention_width, found.cache_width, found.number_bytes) == (3 * 32, 3 * 2 * 32, 4)
+
+
+@pytest.mark.parametrize("make", [llama, opt])
+def test_flops_are_those_that_torch_counts_in_a_real_read(make: Callable[[], CausalModel]) -> None:
+    model = make()
+    session = Session(model)
+    session.open(list(range(41)))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        serve([session.read(branching(4))])
+    counted = counter.get_total_flops()
+    expected = arithmetic(model.lm.config, torch.float32).flops(nodes=5, context=40)
+    positions = counted - expected  # a Llama also multiplies positions by frequencies
+    assert 0 <= positions <= 2 * 5 * 8
+
+
+def test_a_batch_shares_the_weights_and_nothing_else() -> None:
+    model = Arithmetic(products=100, weights=110, attention_width=6, cache_width=4, number_bytes=2)
+    assert model.flops(3, 10) == 2 * 3 * 100 + 4 * 3 * 13 * 6
+    assert model.flops(3, 10, batch=7) == 7 * model.flops(3, 10)
+    assert model.bytes(3, 10) == 2 * (110 + 13 * 4)
+    assert model.bytes(3, 10, batch=7) == 2 * (110 + 7 * 13 * 4)
+
+
+def test_a_model_with_other_matrices_is_named() -> None:
+    with pytest.raises(UserError, match="FLOPs of gpt2 are not known"):
+        arithmetic(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=16), torch.float32)
+
+
+# -- reads and decisions, timed apart --------------------------------------------------------------------------------
+
+
+class SleepyModel(TableModel):
+    """Takes so many milliseconds a forward and a token fed, and remembers what it was fed after the prompt."""
+
+    def __init__(self, forward: float, token: float = 0.0) -> None:
+        super().__init__(FLAT)
+        self.milliseconds = forward, token
+        self.fed: list[tuple[int, int]] = []
+
+    def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        (feed,) = feeds
+        if feed.keep == len(feed.tokens) or len(feed.tokens) == 1:
+            self.fed.append((len(feed.tokens), feed.start))
+            sleep((self.milliseconds[0] + len(feed.tokens) * self.milliseconds[1]) / 1e3)
+        return super().forward(feeds)
+
+
+def test_a_timed_read_feeds_so_many_tokens_after_the_context_and_takes_no_less_than_the_model() -> None:
+    target, draft, nodes = SleepyModel(2, 0.5), SleepyModel(1), (1, 5, 20)
+    curves = time_reads(target, draft, RAW, [1, 2, 3], 30, nodes, repeats=2)
+    for model, curve in zip((target, draft), curves, strict=True):
+        timed = [fed for fed in model.fed if fed[1] > 20]
+        assert sorted(size for size, _ in timed) == [1] * 3 + [5] * 3 + [20] * 3  # a warm-up and two repeats
+        assert sum(start for _, start in timed) / len(timed) == 30
+        assert curve.nodes == nodes
+        for size, median, low, high in zip(curve.nodes, curve.median, curve.low, curve.high, strict=True):
+            assert sum(model.milliseconds[i] * (1, size)[i] for i in (0, 1)) / 1e3 <= low <= median <= high
+
+
+def test_a_curve_is_linear_between_sizes_and_never_falls_beyond_them() -> None:
+    curve = Curve((2, 4, 8), (10.0, 20.0, 24.0), (), ())
+    assert [curve.seconds(n) for n in (1, 2, 3, 5, 8, 12)] == [10, 10, 15, 21, 24, 28]
+    assert Curve((1, 4), (5.0, 3.0), (), ()).seconds(10) == 3
+    assert Curve((4,), (3.0,), (), ()).seconds(1) == Curve((4,), (3.0,), (), ()).seconds(9) == 3
+
+
+def test_a_timed_tree_has_no_equal_siblings_and_stays_shallow() -> None:
+    tree = branching(63)
+    assert len(tree) == 64 and max(tree.depths) == 8
+    assert len({(parent, token) for parent, token in zip(tree.parents, tree.tokens, strict=True)}) == 64
+
+
+@dataclass(frozen=True)
+class Pondering:
+    """Autoregressive decoding that thinks for 2 ms before each token."""
+
+    joint = False
+    drafts = False
+    lossless = True
+
+    def round(self, text: Text, target: Reader, draft: Reader) -> Rounds:
+        found = yield from Autoregressive().round(text, target, draft)
+        sleep(0.002)
+        return found
+
+
+def test_decisions_are_timed_without_the_models_and_without_the_search_for_stop_strings() -> None:
+    def slow_spell(tokens: Sequence[int]) -> str:
+        sleep(0.05)
+        return spell(tokens)
+
+    def begin(name: str) -> Begin:
+        limits = Limits(6, frozenset(), ("zz",))
+        return lambda target, draft, detokenise: writing(
+            Pondering(), target, draft, [0, 1], limits, PURE, Luck(0, name), detokenise
+        )
+
+    pair = Pair(SleepyModel(50), SleepyModel(50), None, frozenset(), 100, {})  # type: ignore[arg-type]
+    found = time_decisions(pair, slow_spell, [begin("a"), begin("b")])
+    assert found.reads == 12
+    assert 12 * 0.002 <= found.decide_seconds < 12 * 0.05
+    assert found.seconds_per_read == (found.decide_seconds + found.commit_seconds) / 12
+
+
+# -- predictions -----------------------------------------------------------------------------------------------------
+
+
+def test_a_prediction_is_the_priced_reads_over_the_tokens() -> None:
+    counted = tally([row([4, 1]), row([0, 3], cut=True)])
+    assert (counted.target, counted.draft, counted.tokens, counted.gamma) == ({5: 4}, {1: 16}, 11, 4)
+    price = costs(flat(10, 11, 12, 13, 14), flat(2), host=0.5, baseline=1)
+    assert seconds_per_token(counted, price) == (4 * 14 + 16 * 2 + 20 * 0.5) / 11
+    assert speedup(counted, price) == pytest.approx((10 + 1) * 11 / 98)
+
+
+def test_acceptance_by_position_leaves_out_what_a_cut_hides() -> None:
+    counted = tally([row([4, 1]), row([0, 3], cut=True)])
+    # Of four rounds three accept the first token, of these two the second and third; at the fourth one is cut.
+    assert counted.conditional == (3 / 4, 2 / 3, 1.0, 1.0)
+
+
+def test_per_position_acceptance_of_a_simulated_chain_is_found_and_gives_its_mean_tokens() -> None:
+    truth, rng = (0.9, 0.7, 0.5, 0.8), random.Random(1)
+    accepted = []
+    for _ in range(20_000):
+        survived = [rng.random() < rate for rate in truth]
+        accepted.append(survived.index(False) if False in survived else 4)
+    counted = tally([row(accepted)])
+    assert counted.conditional == pytest.approx(truth, abs=0.02)
+    mean = sum(accepted) / len(accepted) + 1
+    assert expected_tokens(4, counted.conditional) == pytest.approx(mean)
+    assert expected_tokens(6, (0.5, 0.25)) == 1 + 0.5 + 0.5 * 0.25 + sum(0.5 * 0.25**i for i in range(2, 6))
+
+
+@pytest.mark.parametrize(("gamma", "alpha", "ratio"), [(1, 0.3, 0.1), (4, 0.8, 0.05), (7, 0.6, 0.2)])
+def test_the_speedup_of_an_independent_chain_is_the_published_formula(gamma: int, alpha: float, ratio: float) -> None:
+    # Leviathan et al., arXiv 2211.17192, theorem 3.8: (1 - alpha^(gamma+1)) / ((1 - alpha) (gamma c + 1)).
+    price = costs(flat(1), flat(ratio))
+    expected = (1 - alpha ** (gamma + 1)) / ((1 - alpha) * (gamma * ratio + 1))
+    assert speedup_at(gamma, chain(4, alpha), price) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("gamma", [1, 4, 9])
+def test_at_the_break_even_acceptance_the_predicted_speedup_is_one(gamma: int) -> None:
+    price = costs(flat(1, 1.05, 1.1), flat(0.1, 0.11), host=0.02, baseline=0.01)
+    needed, alpha = break_even(gamma, chain(gamma, 0.9), price)
+    assert alpha is not None and 0 < alpha < 1
+    assert chain_tokens(alpha, gamma) == pytest.approx(needed)
+    assert speedup_at(gamma, chain(gamma, alpha), price) == pytest.approx(1)
+
+
+def test_break_even_has_an_end_on_either_side() -> None:
+    assert break_even(4, chain(4, 0.9), costs(flat(1), flat(2)))[1] is None  # a draft dearer than the target
+    assert acceptance_for(0.9, 4) == 0.0
+    assert acceptance_for(5.0, 4) == pytest.approx(1)
+
+
+def test_the_best_gamma_maximises_the_predicted_speedup() -> None:
+    price, counted = costs(flat(1, 1.02), flat(0.08)), chain(4, 0.8)
+    speedups = {gamma: speedup_at(gamma, counted, price) for gamma in range(1, 17)}
+    best = best_gamma(counted, price, 16)
+    assert 1 < best < 16
+    assert speedups[best] == max(speedups.values())
+    assert best_gamma(counted, price, best - 1) == best - 1  # a bound that binds
+    assert best_gamma(chain(4, 0.01), price, 16) == 1
+
+
+def test_a_round_of_a_tree_reads_more_nodes_for_each_level() -> None:
+    # Ten rounds of three levels, of 4 nodes each on average; the draft reads one node, then twice 4.
+    counted = Tally(30, 10, {13: 10}, {1: 10, 4: 20}, 120, 30, 3, (0.9,))
+    price = costs(Curve((1, 101), (10.0, 110.0), (), ()), Curve((1, 5), (1.0, 5.0), (), ()))
+    expected = (10 + 24) + 1 + 5 * 4  # at gamma 6: 1 + 6 x 4 nodes of the target, six reads of the draft
+    assert speedup_at(6, counted, price) == pytest.approx(expected_tokens(6, (0.9,)) * 10 / expected)
+
+
+def test_a_decoder_that_verifies_no_draft_by_one_read_has_no_gamma() -> None:
+    searched = row([4])
+    searched["rounds"][0]["proof"] = {"proven": True}  # type: ignore[index]
+    twice = row([4])
+    twice["reads"]["target"] = {"5": 1, "2": 1}  # type: ignore[index]
+    alone = row([0], gamma=0)
+    for found in (searched, twice, alone):
+        counted = tally([found])
+        assert (counted.gamma, counted.conditional) == (None, ())
+
+
+# -- energy ----------------------------------------------------------------------------------------------------------
+
+
+def test_prices_are_found_again_from_two_loads_that_obey_them() -> None:
+    flop, byte = 3e-12, 5e-11
+    found = solve(1e12 * flop + 2e9 * byte, 1e12, 2e9, 4e9 * byte, 4e9, "a device")
+    assert found is not None
+    assert (found.joules_per_flop, found.joules_per_byte) == pytest.approx((flop, byte))
+    assert "a device" in found.source
+    assert solve(1.0, 1e12, 2e9, 1000.0, 4e9, "a device") is None  # the copy would cost more than all of the product
+
+
+def test_a_window_is_filled_with_steps_and_gives_the_joules_of_one() -> None:
+    steps: list[None] = []
+
+    def joules(work: Callable[[], None]) -> float:
+        before = len(steps)
+        work()
+        return 7.0 * (len(steps) - before)
+
+    def step() -> None:
+        sleep(0.002)
+        steps.append(None)
+
+    assert sustained(joules, step, lambda: None, seconds=0.02) == pytest.approx(7)
+    assert 4 <= len(steps) <= 12  # two to see how long one takes
+    assert sustained(lambda work: None, step, lambda: None, seconds=0.02) is None
+
+
+def test_a_meter_that_gives_no_joules_gives_no_prices() -> None:
+    assert calibrate(lambda work: None, torch.device("cpu"), torch.float32, 0.001, "this one") is None
+
+
+def test_a_measured_read_feeds_every_text_of_the_batch() -> None:
+    model, calls = llama(), []
+
+    def joules(work: Callable[[], None]) -> float:
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            work()
+        calls.append(counter.get_total_flops())
+        return 1.0
+
+    single, triple = (measured_read(joules, model, RAW, batch, 5, list(range(20)), 1e-9) for batch in (1, 3))
+    assert single == triple == 1.0
+    products = 2 * 5 * arithmetic(model.lm.config, torch.float32).products
+    assert calls[1] - calls[0] >= 2 * products
+
+
+def test_memory_dominates_alone_and_yields_to_compute_in_a_batch() -> None:
+    model = arithmetic(llama().lm.config, torch.float32)
+    prices = published_prices(torch.device("cpu"), 4)
+    splits = [split(model, prices, batch, 1, 10, 1) for batch in (1, 2, 4, 8, 16)]
+    compute = [found.compute_joules / found.batch for found in splits]
+    assert compute == pytest.approx([model.flops(1, 10) * prices.joules_per_flop] * 5)
+    shares = [found.memory_share for found in splits]
+    assert shares == sorted(shares, reverse=True) and len(set(shares)) == 5
+    verify = split(model, prices, 1, 5, 10, 2.5)
+    joules = model.flops(5, 10) * prices.joules_per_flop + model.bytes(5, 10) * prices.joules_per_byte
+    assert verify.joules_per_token == pytest.approx(joules / 2.5)
+    assert "Horowitz" in prices.source and "modelled" in prices.source
+
+
+# -- the study -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def call(saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """`python -m experiments.cost` on the saved pair and the toy task, in this process: exit code, stdout, stderr."""
+
+    def study(*overrides: str) -> tuple[int, str, str]:
+        toy = [f"hydra.searchpath=[file://{ROOT}/tests/conf]", "task=toy", f"results_dir={tmp_path}", "limit=3"]
+        pair = [f"model.{role}.path={saved_pair / role}" for role in ("target", "draft")]
+        quick = ["cost.nodes=[5,1,2,1]", "cost.repeats=2", "cost.texts=1"]
+        monkeypatch.setattr(sys, "argv", ["cost", *toy, *pair, *quick, *overrides])
+        code = 0
+        try:
+            entry.main()
+        except SystemExit as ended:
+            code = 1 if isinstance(ended.code, str) else int(ended.code or 0)
+            print(ended.code if isinstance(ended.code, str) else "", file=sys.stderr)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return study
+
+
+def only(results: Path, name: str) -> Path:
+    (found,) = results.glob(f"*/*/{name}")
+    return found
+
+
+def test_a_study_predicts_from_costs_and_counts_that_it_writes_down(call: Call, tmp_path: Path) -> None:
+    code, out, err = call("decoder=mmtad", "reference=[autoregressive,speculative,mjgd]")
+    assert code == 0, err
+    assert max(map(len, out.splitlines())) <= 100
+    record = json.loads(only(tmp_path, "cost.json").read_text())
+    rows = [json.loads(line) for line in only(tmp_path, "samples.jsonl").read_text().splitlines()]
+    curves = {
+        role: Curve(tuple(p["nodes"] for p in points), tuple(p["seconds_median"] for p in points), (), ())
+        for role, points in record["reads"].items()
+    }
+    assert curves["target"].nodes == (1, 2, 5)
+    host = {
+        label: found["decide_seconds_per_read"] + found["commit_seconds_per_read"]
+        for label, found in record["decoders"].items()
+    }
+    summary = json.loads(only(tmp_path, "summary.json").read_text())["comparisons"]
+    measured = {
+        c["decoder"]: c["value"] for c in summary if (c["metric"], c["reference"]) == ("speedup", "autoregressive")
+    }
+    for label, found in record["decoders"].items():
+        price = Costs(curves["target"], curves["draft"], host[label], host["autoregressive"])
+        counted = tally([row for row in rows if row["variant"] == label])
+        assert found["predicted_speedup"] == pytest.approx(speedup(counted, price))
+        assert found["measured_speedup"] == pytest.approx(measured.get(label, 1.0))
+        assert (found["gamma"] == 4) == (label in ("mmtad", "speculative"))
+        assert found["gamma"] or found["gamma_reason"]
+    assert record["decoders"]["autoregressive"]["predicted_speedup"] == pytest.approx(1)
+    energy = record["energy"]["splits"]
+    assert [found["batch"] for found in energy["autoregressive"]] == [1, 2, 4, 8, 16]
+    assert all(found["measured_joules_per_token_reason"] for kind in energy.values() for found in kind)
+    assert "cost:" not in only(tmp_path, "config.yaml").read_text()
+
+
+def test_a_second_study_reuses_the_run(call: Call, tmp_path: Path) -> None:
+    for _ in range(2):
+        code, _, err = call("reference=[]")
+        assert code == 0, err
+    assert "complete already" in err
+    found = json.loads(only(tmp_path, "cost.json").read_text())["decoders"]["mtad"]
+    assert found["predicted_speedup"] > 0 and found["measured_speedup"] is None
+    assert "autoregressive" in found["measured_speedup_reason"]
+
+
+def test_the_curve_alone_needs_no_run(call: Call, tmp_path: Path) -> None:
+    code, out, err = call("cost.predict=false", "cost.context=20")
+    assert code == 0, err
+    record = json.loads(only(tmp_path, "cost.json").read_text())
+    assert not list(tmp_path.glob("*/*/samples.jsonl"))
+    assert record["context_tokens"] == 20 and record["decoders"] is None and record["decoders_reason"] in out
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("cost.context=-1", "cost.context must be a number >= 1, not -1"),
+        ("cost.context=60", "lower cost.context or cost.nodes"),
+        ("cost.nodes=[]", "cost.nodes must be a list of whole numbers"),
+        ("cost.nodes=[0]", "cost.nodes: each number must be a number >= 1, not 0"),
+        ("cost.nodes=3", "cost.nodes must be a list of whole numbers"),
+        ("cost.batches=[1.5]", "whole number"),
+        ("cost.repeats=0", "cost.repeats must be a number >= 1"),
+        ("cost.predict=maybe", "cost: predict must be true or false"),
+        ("+cost.speed=1", "cost has no option 'speed'"),
+        ("cost=null", "cost must be a mapping"),
+        ("~cost", "cost must be a mapping"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_measured(
+    call: Call, tmp_path: Path, override: str, message: str
+) -> None:
+    code, out, err = call(override)
+    lines = [line for line in err.splitlines() if line]
+    assert (code, out) == (1, "")
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_says_what_a_study_does() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.cost", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "predicted" in done.stdout and "cost.predict=false" in done.stdout
