@@ -45,6 +45,8 @@ class Process:
         self.meter, self.no_energy = find_meter(plan)
         self.judge = find_judge(plan.settings.judge) if plan.settings.judge else None
         self.began = False
+        if not sys.stderr.isatty():
+            disable_progress_bar()
 
     @property
     def stamp(self) -> dict[str, Any]:
@@ -66,8 +68,6 @@ class Process:
     def bench(self) -> Bench:
         """The loaded pair, every variant warmed up."""
         _ = self._before  # a damaged file is named before anything is loaded
-        if not sys.stderr.isatty():
-            disable_progress_bar()
         for finding in self.watch.before():
             self.disturbed(finding.message)
         bench = Bench(self.plan, self.provenance, self.watch)

@@ -1,8 +1,11 @@
-"""Models on the disk, for everything that loads."""
+"""Models on the disk, for everything that loads; which tests may be skipped, and where."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +20,21 @@ POSITIONS = 64
 
 # The models of tests are too small for threads to pay, and the tests themselves may run in parallel.
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Where everything that tests need was provided for, a skipped test is a failed one; only a GPU may be missing."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get("MTAD_TESTS_REQUIRED") and not item.get_closest_marker("gpu"):
+        report.outcome, report.longrepr = "failed", f"skipped, though CI provides for it: {report.longrepr}"
+
+
+@pytest.fixture(autouse=True)
+def _gpu_or_skip(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
 
 
 def save_tokenizer(folder: Path, words: list[str] = WORDS) -> None:
