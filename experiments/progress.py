@@ -45,7 +45,7 @@ def _plain(total: int, done: int) -> Callable[[str], None]:
         done += 1
         if monotonic() - last > PLAIN_SECONDS:
             last = monotonic()
-            left = (last - started) / (done - first) * (total - done)
+            left = (last - started) / (done - first) * max(total - done, 0)
             say(f"{done} of {total} texts, about {left:.0f} s left")
 
     return advance

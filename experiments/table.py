@@ -14,6 +14,7 @@ from experiments.report import BASELINE
 
 PIPED_COLUMNS = 100
 LEVEL = 0.05
+LEAST_SECONDS = 10.0  # of a block of energy, in the mean
 METRICS = {  # of the second table: name in the summary -> name in print
     "speedup": "speed-up",
     "perplexity_ratio": "perplexity ratio",
@@ -134,10 +135,7 @@ def _notes(summary: Summary) -> Iterator[str]:
         f"prefill left out; outside forwards: share of decoding that neither model's forwards took"
     )
     yield from sorted({f"perplexity: {row['perplexity_reason']}" for row in figures if row["perplexity"] is None})
-    energy = [row["energy"] for row in figures]
-    yield from sorted(
-        {f"J/token: {row['joules_per_token_reason']}" for row in energy if row["joules_per_token_reason"]}
-    )
+    yield from _energy_notes([row["energy"] for row in figures])
     for label, row in summary["decoders"].items():
         if row["proven_share"] is not None:
             yield f"{label}: {row['proven_share']:.1%} of the blocks proven to be the most probable ones"
@@ -155,6 +153,33 @@ def _notes(summary: Summary) -> Iterator[str]:
         yield f"MIXED: rows of {summary['machines']} machines; tokens/s is a blend, ratios hold within each"
     if len(summary["code_versions"]) > 1:
         yield f"MIXED: rows of {len(summary['code_versions'])} versions of the code"
+
+
+def _energy_notes(energy: Sequence[Summary]) -> Iterator[str]:
+    """How joules were measured, and what speaks against them."""
+    first = energy[0]
+    yield from sorted(
+        {f"J/token: {row['joules_per_token_reason']}" for row in energy if row["joules_per_token_reason"]}
+    )
+    if first["joules_per_token"] is not None:
+        what = {"gpu": "the GPUs in use", "cpu": "the processor's packages"}[first["source"]]
+        shared = ", which others use too" if first["shared"] else ""
+        shortest = min(row["seconds"] / row["blocks"] for row in energy)
+        yield (
+            f"J/token: gross, of {what}{shared}, prefill included; {first['blocks']} blocks of {shortest:.0f} s or more "
+            f"({', '.join(first['methods'])})"
+        )
+        if shortest < LEAST_SECONDS:
+            yield f"J/token: blocks shorter than {LEAST_SECONDS:g} s; the counter refreshes every 0.1 s"
+    counts = {
+        "blocks_disagreeing": "blocks in which counter and power trace lie more than 5 % apart",
+        "blocks_throttled": "blocks in which the GPU's clocks were held back",
+        "texts_differing": "texts that came out otherwise than in the timed pass",
+    }
+    for key, what in counts.items():
+        if found := sum(row[key] for row in energy):
+            yield f"J/token: {found} {what}"
+    yield from (f"J/token: a round does not count: {reason}" for reason in first["failures"])
 
 
 def _comparison_notes(summary: Summary, compared: Sequence[Summary]) -> Iterator[str]:
