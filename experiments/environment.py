@@ -186,15 +186,6 @@ def gpu_facts(uuid: str) -> dict[str, Any]:
     return facts
 
 
-def no_energy_reason() -> str:
-    """Why a run has no joules."""
-    try:
-        pynvml.nvmlInit()
-    except NVML_ERRORS as error:
-        return f"no NVML ({error})"
-    return "energy needs a pass of its own, which this version does not have"
-
-
 def _gpu(device: torch.device) -> dict[str, Any] | None:
     if device.type != "cuda":
         return None
