@@ -166,8 +166,8 @@ def _energy_notes(energy: Sequence[Summary]) -> Iterator[str]:
         shared = ", which others use too" if first["shared"] else ""
         shortest = min(row["seconds"] / row["blocks"] for row in energy)
         yield (
-            f"J/token: gross, of {what}{shared}, prefill included; {first['blocks']} blocks of {shortest:.0f} s or more "
-            f"({', '.join(first['methods'])})"
+            f"J/token: gross, of {what}{shared}, prefill included; {first['blocks']} blocks of {shortest:.0f} s or "
+            f"more ({', '.join(first['methods'])})"
         )
         if shortest < LEAST_SECONDS:
             yield f"J/token: blocks shorter than {LEAST_SECONDS:g} s; the counter refreshes every 0.1 s"
