@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
-from experiments.isolation import Watch, findings
+from experiments.isolation import Watch, disturbances
 from experiments.journal import Row
 from experiments.plan import Plan
 from experiments.rows import Provenance, make_row
@@ -76,7 +76,7 @@ class Bench:
     def _lap(self) -> dict[str, Any]:
         """Who disturbed the text just written. Raises UserError under `strict` if someone did."""
         lap = self.watch.lap()
-        found = findings([lap])
+        found = disturbances([lap])
         if found and self.plan.settings.strict:
             raise UserError(f"strict=true: {found[0]}. What was measured is kept; the same command goes on")
         return lap

@@ -52,7 +52,7 @@ def published_config(settings: Settings, blueprint: Blueprint) -> dict[str, Any]
     config["variants"] = [variant.describe() for variant in settings.variants]
     safe: dict[str, Any] = published(config)
     for role, path in paths.items():  # the very hash of the weights, where `published` would take all files
-        safe["model"][role]["path"] = path
+        safe["model"][role]["path"] = redact(path)
     return safe
 
 

@@ -11,6 +11,7 @@ import torch
 
 from experiments.identity import run_id
 from experiments.records import Cell, RunFolder
+from experiments.redact import redact
 from experiments.settings import Settings
 from experiments.task import Prompt
 from mtad.ending import Limits
@@ -50,7 +51,8 @@ class Plan:
     @property
     def weights(self) -> dict[str, Any]:
         """Where the weights came from, as JSON data."""
-        return {role: asdict(origin) for role, origin in self.blueprint.origins.items()}
+        weights: dict[str, Any] = redact({role: asdict(origin) for role, origin in self.blueprint.origins.items()})
+        return weights  # a folder may bear its user's name
 
     def limits(self, max_new_tokens: int) -> Limits:
         """When a text ends."""

@@ -21,6 +21,7 @@ from experiments.plan import Plan, prepare
 from experiments.process import Process
 from experiments.progress import progress, say
 from experiments.records import settled, stable_hash
+from experiments.redact import redact
 from experiments.report import summarise
 from experiments.settings import Settings
 from experiments.table import print_table
@@ -81,7 +82,7 @@ def judge(process: Process) -> None:
         for row, verdict in zip(texts, judged, strict=True):
             key = {key: row[key] for key in TEXT}
             folder.judge.append(
-                {**process.stamp, **key, "judge": name, "origin": asdict(source.origin), **asdict(verdict)}
+                {**process.stamp, **key, "judge": name, "origin": redact(asdict(source.origin)), **asdict(verdict)}
             )
 
 
@@ -111,7 +112,7 @@ def measure_energy(process: Process) -> None:
             process.meter,
             plan.settings.meter,
             plan.settings.seed,
-            folder.energy.append,
+            lambda record: folder.energy.append(redact(record)),  # reasons are other libraries' words
             advance,
         ).run(records)
 
@@ -138,7 +139,7 @@ def report(process: Process) -> dict[str, object]:
         settings.noninferiority_margin,
         Energy(folder.energy.rows(), plan.labels, process.no_energy or "not measured"),
     )
-    summary["weights"] = plan.weights
+    summary = redact({**summary, "weights": plan.weights})
     folder.write_json("summary.json", summary)
     return summary
 

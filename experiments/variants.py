@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments import groups
 from experiments.build import build, construct
+from experiments.redact import redact
 from mtad.decoder import Decoder, RoundDecoder, WholeDecoder
 from mtad.errors import UserError
 from mtad.law import Sampling
@@ -90,7 +91,7 @@ def _reference(entry: object, sampling: Mapping[str, Any]) -> Variant:
         changed = groups.load("sampling", changed)
     if not isinstance(changed, Mapping):
         raise UserError(f"sampling of reference {name} must be a name or a mapping, not {changed!r}")
-    label = str(entry.get("label") or name)
+    label = redact(str(entry.get("label") or name))  # it stands in every row
     return _variant(label, name, {**groups.load("decoder", name), **options}, {**sampling, **changed})
 
 
