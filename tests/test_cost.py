@@ -35,7 +35,7 @@ from experiments.cost.predict import (
     speedup_at,
     tally,
 )
-from experiments.cost.reads import Curve, branching, time_reads
+from experiments.cost.reads import BURST, Curve, Pace, branching, time_reads
 from mtad.decoder import Rounds, Text
 from mtad.ending import Limits
 from mtad.errors import UserError
@@ -60,7 +60,8 @@ def flat(seconds: float, *more: float) -> Curve:
 
 
 def costs(target: Curve, draft: Curve, host: float = 0.0, baseline: float = 0.0) -> Costs:
-    return Costs(target, draft, host, baseline)
+    """Costs of reads that cost the same whatever came before."""
+    return Costs(Pace(target, target), Pace(draft, draft), host, target.seconds(1) + baseline)
 
 
 def chain(gamma: int, *conditional: float) -> Tally:
@@ -148,14 +149,15 @@ class SleepyModel(TableModel):
 
 def test_a_timed_read_feeds_so_many_tokens_after_the_context_and_takes_no_less_than_the_model() -> None:
     target, draft, nodes = SleepyModel(2, 0.5), SleepyModel(1), (1, 5, 20)
-    curves = time_reads(target, draft, RAW, [1, 2, 3], 30, nodes, repeats=2)
-    for model, curve in zip((target, draft), curves, strict=True):
+    paces = time_reads(target, draft, [RAW], [1, 2, 3], 30, nodes, repeats=2)
+    for model, pace in zip((target, draft), paces[RAW], strict=True):
         timed = [fed for fed in model.fed if fed[1] > 20]
-        assert sorted(size for size, _ in timed) == [1] * 3 + [5] * 3 + [20] * 3  # a warm-up and two repeats
+        assert sorted(size for size, _ in timed) == sorted(nodes * 3 * BURST)  # a warm-up and two repeats
         assert sum(start for _, start in timed) / len(timed) == 30
-        assert curve.nodes == nodes
-        for size, median, low, high in zip(curve.nodes, curve.median, curve.low, curve.high, strict=True):
-            assert sum(model.milliseconds[i] * (1, size)[i] for i in (0, 1)) / 1e3 <= low <= median <= high
+        for curve in (pace.steady, pace.switched):
+            assert curve.nodes == nodes
+            for size, median, low, high in zip(curve.nodes, curve.median, curve.low, curve.high, strict=True):
+                assert (model.milliseconds[0] + size * model.milliseconds[1]) / 1e3 <= low <= median <= high
 
 
 def test_a_curve_is_linear_between_sizes_and_never_falls_beyond_them() -> None:
@@ -212,6 +214,35 @@ def test_a_prediction_is_the_priced_reads_over_the_tokens() -> None:
     price = costs(flat(10, 11, 12, 13, 14), flat(2), host=0.5, baseline=1)
     assert seconds_per_token(counted, price) == (4 * 14 + 16 * 2 + 20 * 0.5) / 11
     assert speedup(counted, price) == pytest.approx((10 + 1) * 11 / 98)
+
+
+class Forgetful(SleepyModel):
+    """Slow when it is read after another model, as if that had taken its place in the caches."""
+
+    last: list[SleepyModel]
+
+    def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        if self.last != [self]:
+            sleep(0.006)
+        self.last[:] = [self]
+        return super().forward(feeds)
+
+
+def test_reads_after_the_other_model_are_told_from_reads_after_the_same() -> None:
+    target, draft = Forgetful(1), Forgetful(1)
+    target.last = draft.last = []
+    for pace in time_reads(target, draft, [RAW], [1, 2, 3], 30, [1, 4], repeats=4)[RAW]:
+        assert all(seconds >= 0.007 for seconds in pace.switched.low)
+        assert min(pace.steady.low) < 0.007
+
+
+def test_a_prediction_tells_reads_after_the_other_model_from_the_rest() -> None:
+    counted = Tally(30, 10, {5: 10}, {1: 10, 4: 20}, 120, 30, 3, (0.9,))
+    price = Costs(Pace(flat(10), flat(15)), Pace(flat(2), flat(3)), 0.0, 10.0)
+    assert seconds_per_token(counted, price) * 30 == pytest.approx(10 * 15 + 10 * 3 + 20 * 2)
+    assert speedup_at(3, counted, price) == pytest.approx(expected_tokens(3, (0.9,)) * 10 / (15 + 3 + 2 * 2))
+    undrafted = Tally(10, 0, {1: 10}, {}, 0, 0, None, ())
+    assert seconds_per_token(undrafted, price) == 10
 
 
 def test_acceptance_by_position_leaves_out_what_a_cut_hides() -> None:
@@ -371,22 +402,29 @@ def call(saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     return study
 
 
+def pace(points: Sequence[dict[str, float]]) -> Pace:
+    """A model's curves from cost.json."""
+    assert [point["nodes"] for point in points] == [1, 2, 5]
+    steady, switched = (
+        Curve((1, 2, 5), tuple(point[f"{name}_seconds_quartile_1"] for point in points), (), ())
+        for name in ("steady", "switched")
+    )
+    return Pace(steady, switched)
+
+
 def only(results: Path, name: str) -> Path:
     (found,) = results.glob(f"*/*/{name}")
     return found
 
 
 def test_a_study_predicts_from_costs_and_counts_that_it_writes_down(call: Call, tmp_path: Path) -> None:
-    code, out, err = call("decoder=mmtad", "reference=[autoregressive,speculative,mjgd]")
+    code, out, err = call("decoder=mmtad", "reference=[autoregressive,speculative,mjgd,beam_search]")
     assert code == 0, err
     assert max(map(len, out.splitlines())) <= 100
     record = json.loads(only(tmp_path, "cost.json").read_text())
     rows = [json.loads(line) for line in only(tmp_path, "samples.jsonl").read_text().splitlines()]
-    curves = {
-        role: Curve(tuple(p["nodes"] for p in points), tuple(p["seconds_median"] for p in points), (), ())
-        for role, points in record["reads"].items()
-    }
-    assert curves["target"].nodes == (1, 2, 5)
+    timed = [record, *record["other_laws"]]  # beam search asks for the untruncated law
+    assert [found["law"]["top_k"] for found in timed] == [10, 0]
     host = {
         label: found["decide_seconds_per_read"] + found["commit_seconds_per_read"]
         for label, found in record["decoders"].items()
@@ -396,7 +434,9 @@ def test_a_study_predicts_from_costs_and_counts_that_it_writes_down(call: Call, 
         c["decoder"]: c["value"] for c in summary if (c["metric"], c["reference"]) == ("speedup", "autoregressive")
     }
     for label, found in record["decoders"].items():
-        price = Costs(curves["target"], curves["draft"], host[label], host["autoregressive"])
+        (reads,) = (timed_law["reads"] for timed_law in timed if timed_law["law"] == found["law"])
+        alone = pace(record["reads"]["target"]).steady.seconds(1) + host["autoregressive"]
+        price = Costs(pace(reads["target"]), pace(reads["draft"]), host[label], alone)
         counted = tally([row for row in rows if row["variant"] == label])
         assert found["predicted_speedup"] == pytest.approx(speedup(counted, price))
         assert found["measured_speedup"] == pytest.approx(measured.get(label, 1.0))

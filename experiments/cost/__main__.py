@@ -44,8 +44,8 @@ def study(config: DictConfig) -> None:
     from experiments.settings import read_settings
 
     drop_sweep_file()
-    asked: Any = config.get("cost")
-    options = construct("cost", CostOptions, OmegaConf.to_container(asked) if OmegaConf.is_config(asked) else asked)
+    asked: Any = OmegaConf.to_container(config).get("cost")  # type: ignore[union-attr]
+    options = construct("cost", CostOptions, asked)
     with open_dict(config):
         config.pop("cost", None)  # no part of the run
     settings = read_settings(config)

@@ -38,7 +38,7 @@ def predicted(label: str, counted: Tally, rows: Sequence[Row], costs: Costs, dee
         "measured_seconds_per_token": decode / counted.tokens,
         "measured_share_outside_forwards": 1 - forwards / decode,
         "reads": {"target": dict(counted.target), "draft": dict(counted.draft)},
-        "largest_timed_read_nodes": costs.target.nodes[-1],
+        "largest_timed_read_nodes": costs.target.steady.nodes[-1],
         **_drafting(counted, costs, deepest),
     }
 

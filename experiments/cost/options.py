@@ -15,7 +15,7 @@ class CostOptions:
 
     Attributes:
         nodes: the sizes of the reads that are timed, in tokens fed in one forward; kept ascending, without copies.
-        repeats: timed reads of each size and model.
+        repeats: timed bursts of reads of each size and model.
         context: tokens in the cache when they are timed; None is the mean over the run's texts at half their length.
         predict: make or reuse the run and predict from its rows; otherwise only the costs are shown.
         deepest: the best gamma is looked for among 1 .. deepest.
@@ -24,11 +24,11 @@ class CostOptions:
     """
 
     nodes: Sequence[int] = (1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 24, 32, 33, 48, 64)
-    repeats: int = 21
+    repeats: int = 15
     context: int | None = None
     predict: bool = True
     deepest: int = 16
-    texts: int = 5
+    texts: int = 3
     batches: Sequence[int] = (1, 2, 4, 8, 16)
 
     def __post_init__(self) -> None:

@@ -1,17 +1,18 @@
 """From what a run counted and what its parts cost apart from it to the speed-up that follows; pure arithmetic.
 
 Of the run only counts are used: how many reads of how many nodes, tokens, and how deep drafts were accepted. Its
-seconds are never looked at. With T and D the curves of target and draft, h the host's work for each read, and h_1 that
-of autoregressive decoding, the baseline is one read of one node a token:
+seconds are never looked at. With T and D the seconds of reads of target and draft, h the host's work for each read,
+and h_1 that of autoregressive decoding, the baseline is one read of one node a token:
 
     baseline        T(1) + h_1
-    round(gamma)    T(1 + gamma m) + D(1) + (gamma - 1) d + (gamma + 1) h
+    round(gamma)    T'(1 + gamma m) + D'(1) + (gamma - 1) d + (gamma + 1) h
     tokens(gamma)   1 + sum of s_i for i = 1 .. gamma
     break-even      the tokens a round must bring for a speed-up of 1: round / baseline, and the acceptance alpha
                     at which (1 - alpha^(gamma + 1)) / (1 - alpha), an independent chain's mean, brings them
 
-where m is the nodes that the target is asked about for each level of the draft, d the mean cost of the draft's later
-reads, and s_i the probability that at least i drafted tokens are accepted.
+where a prime marks a read after one of the other model, m is the nodes that the target is asked about for each level of
+the draft, d the mean cost of the draft's later reads, and s_i the probability that at least i drafted tokens are
+accepted.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from experiments.acceptance import acceptance, steps
-from experiments.cost.reads import Curve
+from experiments.cost.reads import Pace
 from experiments.journal import Row
 
 Reads = Mapping[int, int]  # tokens fed in one forward -> how many such forwards
@@ -78,26 +79,24 @@ class Costs:
     """What the parts of a decoder's time cost, measured apart from the run.
 
     Attributes:
-        target, draft: seconds of a read by its nodes.
+        target, draft: seconds of a read by its nodes, and by whether the other model was read before it.
         host_seconds_per_read: decisions and commits of this decoder, spread over its reads.
-        baseline_host_seconds: the same for autoregressive decoding.
+        baseline_seconds: of a token of autoregressive decoding: a read of one node, and the host's work for it.
     """
 
-    target: Curve
-    draft: Curve
+    target: Pace
+    draft: Pace
     host_seconds_per_read: float
-    baseline_host_seconds: float
-
-    @property
-    def baseline_seconds(self) -> float:
-        """A token of autoregressive decoding."""
-        return self.target.seconds(1) + self.baseline_host_seconds
+    baseline_seconds: float
 
 
 def seconds_per_token(counted: Tally, costs: Costs) -> float:
     """Of decoding, predicted from all reads of a run."""
     reads = sum(counted.target.values()) + sum(counted.draft.values())
-    forwards = _priced(counted.target, costs.target) + _priced(counted.draft, costs.draft)
+    forwards = sum(
+        _priced(read, pace, counted.drafts)
+        for read, pace in ((counted.target, costs.target), (counted.draft, costs.draft))
+    )
     return (forwards + reads * costs.host_seconds_per_read) / counted.tokens
 
 
@@ -113,9 +112,10 @@ def round_seconds(gamma: int, counted: Tally, costs: Costs) -> float:
     """
     nodes = counted.drafted_nodes / counted.drafted_depth
     later = sum(counted.draft.values()) - counted.drafts
-    first = costs.draft.seconds(1)
-    each = (_priced(counted.draft, costs.draft) - counted.drafts * first) / later if later > 0 else first
-    forwards = costs.target.seconds(1 + gamma * nodes) + first + (gamma - 1) * each
+    alone = costs.draft.steady.seconds(1)
+    each = (_priced(counted.draft, costs.draft, 0) - counted.drafts * alone) / later if later > 0 else alone
+    verifying = costs.target.switched.seconds(1 + gamma * nodes)
+    forwards = verifying + costs.draft.switched.seconds(1) + (gamma - 1) * each
     return forwards + (gamma + 1) * costs.host_seconds_per_read
 
 
@@ -168,5 +168,10 @@ def _reads(rows: Sequence[Row], role: str) -> Reads:
     return {size: sum(row["reads"][role].get(str(size), 0) for row in rows) for size in sizes}
 
 
-def _priced(reads: Reads, curve: Curve) -> float:
-    return sum(times * curve.seconds(nodes) for nodes, times in reads.items())
+def _priced(reads: Reads, pace: Pace, switches: int) -> float:
+    """Seconds of all reads of a model, of which `switches` came after the other model: the same share of each size."""
+    share = min(switches / max(sum(reads.values()), 1), 1.0)
+    return sum(
+        times * (share * pace.switched.seconds(nodes) + (1 - share) * pace.steady.seconds(nodes))
+        for nodes, times in reads.items()
+    )

@@ -2,8 +2,12 @@
 
 A read is what a decoder waits for: the feed is made, the model computes, and the law comes to the host, through the
 same `serve` and the same warp as in a run. n counts the tokens that the forward is fed, as a row's `reads` does: here
-one token of the text and n - 1 nodes of a tree. Sizes and models come in an order shuffled anew for each repetition, so
-that drift of the machine hits all alike.
+one token of the text and n - 1 nodes of a tree.
+
+What a read costs depends on what the processor did before: its caches may hold this model's weights, or the other's.
+So reads come in bursts, target and draft by turns. The first of a burst is one after the other model, as when a draft
+is verified; the last is one after its own kind, as in autoregressive decoding. Sizes come in an order shuffled anew for
+each repetition, so that drift of the machine hits all alike.
 
 Knows models and token ids. Refuses to know runs, rows and decoders: nothing here can be fitted to what it predicts.
 """
@@ -11,7 +15,7 @@ Knows models and token ids. Refuses to know runs, rows and decoders: nothing her
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from time import perf_counter
@@ -24,21 +28,25 @@ from mtad.session import Model, Reader, Session, serve
 from mtad.tree import ROOT, Tree
 
 BRANCHES = 8  # chains side by side in a timed tree, so that even 64 nodes need few positions of the text
+BURST = 3  # reads of one model and size in a row
 SEED = 0  # of the order
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What reads of one model cost by their size; quartiles show the spread.
+    """What reads of one model cost by their size.
+
+    The lower quartile counts: whatever else runs on the machine can only lengthen a read, and on a busy one the median
+    falls now among the disturbed reads, now among the others. Median and upper quartile show how busy it was.
 
     Attributes:
         nodes: sizes, ascending.
-        median, low, high: seconds of a read of each size; `low` and `high` are the quartiles.
+        low, median, high: quartiles of the seconds of a read of each size.
     """
 
     nodes: tuple[int, ...]
-    median: tuple[float, ...]
     low: tuple[float, ...]
+    median: tuple[float, ...]
     high: tuple[float, ...]
 
     def seconds(self, nodes: float) -> float:
@@ -47,18 +55,40 @@ class Curve:
         Below the first size it is that of the first, and past the last it never falls.
         """
         if nodes > self.nodes[-1] and len(self.nodes) > 1:
-            slope = (self.median[-1] - self.median[-2]) / (self.nodes[-1] - self.nodes[-2])
-            return self.median[-1] + max(slope, 0.0) * (nodes - self.nodes[-1])
-        return float(np.interp(nodes, self.nodes, self.median))
+            slope = (self.low[-1] - self.low[-2]) / (self.nodes[-1] - self.nodes[-2])
+            return self.low[-1] + max(slope, 0.0) * (nodes - self.nodes[-1])
+        return float(np.interp(nodes, self.nodes, self.low))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What reads of one model cost, by what came before.
+
+    Attributes:
+        steady: after reads of the same model and size.
+        switched: after reads of the other model.
+    """
+
+    steady: Curve
+    switched: Curve
+
+
+Paces = tuple[Pace, Pace]  # of target and draft
 
 
 def time_reads(
-    target: Model, draft: Model, warp: Warp, prompt: Sequence[int], context: int, nodes: Sequence[int], repeats: int
-) -> tuple[Curve, Curve]:
-    """Time `repeats` reads of each size with `context` tokens in the cache on average: curves of target and draft.
+    target: Model,
+    draft: Model,
+    warps: Sequence[Warp],
+    prompt: Sequence[int],
+    context: int,
+    nodes: Sequence[int],
+    repeats: int,
+) -> dict[Warp, Paces]:
+    """Time `repeats` bursts of each size and law with `context` tokens in the cache on average.
 
     Args:
-        warp: from logits to the law that a decoder sees.
+        warps: from logits to the law that a decoder sees; the paces of each.
         prompt: token ids that the text is made of, again and again.
         nodes: ascending sizes.
 
@@ -66,23 +96,29 @@ def time_reads(
         UserError: text and tree exceed the positions of a model.
     """
     check_room(min(target.max_positions, draft.max_positions), context, nodes)
-    trees = {size: branching(size - 1) for size in nodes}
-    length = max(context + 1 - len(nodes) // 2, 1)  # each timed read lengthens the text by one, so the mean is right
+    steps = BURST * len(nodes)
+    length = max(context + 1 - steps // 2, 1)  # each timed read lengthens the text by one, so the mean is right
     text = list(islice(cycle(prompt), length))
-    sessions = {"target": Session(target), "draft": Session(draft)}
-    order = [(role, size) for role in sessions for size in nodes]
-    shuffler = random.Random(SEED)
-    taken: dict[tuple[str, int], list[float]] = {step: [] for step in order}
+    sessions = Session(target), Session(draft)
+    trees = {size: branching(size - 1) for size in nodes}
+    taken: dict[tuple[Warp, int, int], list[list[float]]] = {}  # seconds of the bursts of a warp, model and size
+    order, shuffler = list(nodes), random.Random(SEED)
     for sweep in range(repeats + 1):
-        for session in sessions.values():
-            session.open(text, len(nodes))
-        shuffler.shuffle(order)
-        for role, size in order:
-            seconds = _timed(sessions[role], warp, trees[size])
-            if sweep:  # the first sweep warms caches, threads and kernels up
-                taken[role, size].append(seconds)
-    of_target, of_draft = (_curve([taken[role, size] for size in nodes], nodes) for role in sessions)
-    return of_target, of_draft
+        for warp in warps:
+            for session in sessions:
+                session.open(text, steps)
+            shuffler.shuffle(order)
+            for size in order:
+                for role, session in enumerate(sessions):
+                    burst = [_timed(session, warp, trees[size]) for _ in range(BURST)]
+                    if sweep:  # the first sweep warms caches, threads and kernels up
+                        taken.setdefault((warp, role, size), []).append(burst)
+
+    def pace(warp: Warp, role: int) -> Pace:
+        bursts = np.array([taken[warp, role, size] for size in nodes])  # [sizes, repeats, BURST]
+        return Pace(steady=_curve(bursts[:, :, -1], nodes), switched=_curve(bursts[:, :, 0], nodes))
+
+    return {warp: (pace(warp, 0), pace(warp, 1)) for warp in warps}
 
 
 def branching(nodes: int) -> Tree:
@@ -95,7 +131,7 @@ def branching(nodes: int) -> Tree:
 
 def check_room(positions: int, context: int, nodes: Sequence[int]) -> None:
     """Raises UserError unless a text of `context` tokens leaves room for the timed reads."""
-    need = context + len(nodes) + -(-max(nodes) // BRANCHES) + 1
+    need = context + BURST * len(nodes) + -(-max(nodes) // BRANCHES) + 1
     if need > positions:
         raise UserError(
             f"reads of up to {max(nodes)} nodes after {context} tokens need {need} positions; the pair has "
@@ -115,13 +151,18 @@ def _timed(session: Session, warp: Warp, tree: Tree) -> float:
     return seconds
 
 
-def _curve(seconds: Sequence[Sequence[float]], nodes: Sequence[int]) -> Curve:
-    low, median, high = np.percentile(np.array(seconds), [25, 50, 75], axis=1).tolist()
-    return Curve(tuple(nodes), tuple(median), tuple(low), tuple(high))
+def _curve(seconds: np.ndarray, nodes: Sequence[int]) -> Curve:
+    """Of seconds [sizes, repeats]."""
+    low, median, high = np.percentile(seconds, [25, 50, 75], axis=1).tolist()
+    return Curve(tuple(nodes), tuple(low), tuple(median), tuple(high))
 
 
-def curve_record(curve: Curve) -> list[Mapping[str, float]]:
-    """A curve as JSON data."""
-    columns = zip(curve.nodes, curve.median, curve.low, curve.high, strict=True)
-    keys = ("nodes", "seconds_median", "seconds_quartile_1", "seconds_quartile_3")
-    return [dict(zip(keys, column, strict=True)) for column in columns]
+def pace_record(pace: Pace) -> list[dict[str, float]]:
+    """Both curves as JSON data, a mapping for each size."""
+    points: list[dict[str, float]] = [{"nodes": nodes} for nodes in pace.steady.nodes]
+    for name, curve in (("steady", pace.steady), ("switched", pace.switched)):
+        for point, low, median, high in zip(points, curve.low, curve.median, curve.high, strict=True):
+            point[f"{name}_seconds_quartile_1"] = low
+            point[f"{name}_seconds_median"] = median
+            point[f"{name}_seconds_quartile_3"] = high
+    return points

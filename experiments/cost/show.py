@@ -30,18 +30,20 @@ def print_study(record: Record, console: Console | None = None) -> None:
 
 
 def _curves(record: Record) -> Table:
-    title = f"One read after {record['context_tokens']} tokens: median of {record['repeats']} [quartiles]"
-    table = _table(title, "nodes", ("target ms", "GFLOP", "MB", "draft ms", "GFLOP", "MB"))
+    title = f"One read after {record['context_tokens']} tokens: lower quartile of {record['repeats']} [median, upper]"
+    heads = ("target\nms", "after\ndraft", "GFLOP", "MB", "draft\nms", "after\ntarget", "GFLOP", "MB")
+    table = _table(title, "nodes", heads)
     for target, draft in zip(record["reads"]["target"], record["reads"]["draft"], strict=True):
         cells = [cell for point in (target, draft) for cell in _read(point)]
         table.add_row(str(target["nodes"]), *cells)
     return table
 
 
-def _read(point: Record) -> tuple[str, str, str]:
-    keys = ("seconds_median", "seconds_quartile_1", "seconds_quartile_3")
-    median, low, high = (f"{1e3 * point[key]:.2f}" for key in keys)
-    return escape(f"{median} [{low}, {high}]"), _scaled(point["flops"], 1e9), _scaled(point["bytes"], 1e6)
+def _read(point: Record) -> tuple[str, str, str, str]:
+    keys = ("steady_seconds_quartile_1", "steady_seconds_median", "steady_seconds_quartile_3")
+    low, median, high = (f"{1e3 * point[key]:.2f}" for key in keys)
+    switched = f"{1e3 * point['switched_seconds_quartile_1']:.2f}"
+    return escape(f"{low} [{median}, {high}]"), switched, _scaled(point["flops"], 1e9), _scaled(point["bytes"], 1e6)
 
 
 def _predictions(record: Record) -> Table | None:
@@ -126,10 +128,12 @@ def _notes(record: Record) -> list[str]:
     notes = [f"context: {record['context_origin']}"]
     points = [point for curve in record["reads"].values() for point in curve]
     wide = sum(
-        point["seconds_quartile_3"] - point["seconds_quartile_1"] > SPREAD * point["seconds_median"] for point in points
+        point["steady_seconds_quartile_3"] - point["steady_seconds_quartile_1"]
+        > SPREAD * point["steady_seconds_median"]
+        for point in points
     )
     if wide > len(points) / 2:
-        notes.append(f"NOISY: the quartiles of {wide} of {len(points)} sizes lie more than {SPREAD:.0%} apart")
+        notes.append(f"NOISY: of {wide} among {len(points)} sizes the quartiles lie more than {SPREAD:.0%} apart")
     for name in ("arithmetic", "decoders"):
         if record[f"{name}_reason"]:
             notes.append(f"{name}: {record[f'{name}_reason']}")

@@ -29,7 +29,7 @@ from experiments.cost.energy_split import (
 from experiments.cost.figures import of_variant, predicted
 from experiments.cost.options import CostOptions
 from experiments.cost.predict import Costs, Tally, tally
-from experiments.cost.reads import Curve, curve_record, time_reads
+from experiments.cost.reads import Paces, pace_record, time_reads
 from experiments.environment import cpu_model, describe_process
 from experiments.journal import SCHEMA_VERSION, Row
 from experiments.plan import Plan
@@ -69,9 +69,11 @@ class Study:
         context, origin = self.context()
         pair = plan.blueprint.load(plan.device)
         prompt = plan.encoded[plan.prompts[0].id]
-        target, draft = time_reads(pair.target, pair.draft, self.warp, prompt, context, options.nodes, options.repeats)
-        models, unknown = self._models()
         tallies = {label: tally(of_variant(self.rows, label)) for label in plan.labels} if self.rows else {}
+        host = self._host(pair) if tallies else {}
+        warps = list(dict.fromkeys([self.warp, *(found.warp for found in host.values())]))
+        paces = time_reads(pair.target, pair.draft, warps, prompt, context, options.nodes, options.repeats)
+        models, unknown = self._models()
         main = tallies.get(plan.labels[0])
         return {
             "schema_version": SCHEMA_VERSION,
@@ -80,40 +82,41 @@ class Study:
             "context_tokens": context,
             "context_origin": origin,
             "repeats": options.repeats,
-            "warp": asdict(self.warp),
             "assumptions": assumptions(options),
-            "reads": {
-                "target": _reads(target, models.get("target"), context),
-                "draft": _reads(draft, models.get("draft"), context),
-            },
+            "law": asdict(self.warp),
+            "reads": _reads(paces[self.warp], models, context),
+            "other_laws": [{"law": asdict(warp), "reads": _reads(paces[warp], models, context)} for warp in warps[1:]],
             "arithmetic": {role: asdict(model) for role, model in models.items()} or None,
             "arithmetic_reason": unknown,
-            "decoders": self.decoders(pair, tallies, target, draft) or None,
+            "decoders": self._decoders(tallies, host, paces) or None,
             "decoders_reason": None if self.rows else NO_RUN,
             "energy": self.energy(pair, context, models["target"], main) if models else None,
             "energy_reason": unknown,
         }
 
-    def decoders(
-        self, pair: Pair, tallies: Mapping[str, Tally], target: Curve, draft: Curve
+    def _decoders(
+        self, tallies: Mapping[str, Tally], host: Mapping[str, Deciding], paces: Mapping[Warp, Paces]
     ) -> dict[str, dict[str, Any]]:
         """Prediction and measurement of every variant."""
-        if not tallies:
-            return {}
+        found = {}
+        for label, counted in tallies.items():
+            own, alone = host[label], host[BASELINE]
+            baseline = paces[alone.warp][0].steady.seconds(1) + alone.seconds_per_read
+            costs = Costs(*paces[own.warp], own.seconds_per_read, baseline)
+            found[label] = {
+                **predicted(label, counted, self.rows, costs, self.options.deepest),
+                "law": asdict(own.warp),
+                "decide_seconds_per_read": own.decide_seconds / own.reads,
+                "commit_seconds_per_read": own.commit_seconds / own.reads,
+            }
+        return found
+
+    def _host(self, pair: Pair) -> dict[str, Deciding]:
+        """What every variant does between its reads, and autoregressive decoding in any case."""
         variants = {variant.label: variant for variant in self.plan.settings.variants}
         sampling = self.plan.settings.variants[0].sampling
-        baseline = variants.get(BASELINE) or Variant(BASELINE, BASELINE, "", Autoregressive(), sampling)
-        host = {variant.label: self._deciding(pair, variant) for variant in (baseline, *variants.values())}
-        alone = host[BASELINE].seconds_per_read
-        return {
-            label: {
-                **predicted(label, counted, self.rows, costs, self.options.deepest),
-                "decide_seconds_per_read": host[label].decide_seconds / host[label].reads,
-                "commit_seconds_per_read": host[label].commit_seconds / host[label].reads,
-            }
-            for label, counted in tallies.items()
-            for costs in [Costs(target, draft, host[label].seconds_per_read, alone)]
-        }
+        variants.setdefault(BASELINE, Variant(BASELINE, BASELINE, "", Autoregressive(), sampling))
+        return {label: self._deciding(pair, variant) for label, variant in variants.items()}
 
     def _deciding(self, pair: Pair, variant: Variant) -> Deciding:
         """The host's work of one variant, on the first prompts of the run."""
@@ -201,11 +204,12 @@ def assumptions(options: CostOptions) -> dict[str, str]:
     """What the figures take for granted, by name."""
     return {
         "context": "every read is timed with the same number of tokens in the cache",
-        "law": "reads are timed with the warp of the decoder under study; the untruncated law costs more",
+        "law": "a decoder's reads are timed with the law that it asks for, those of the table with the first one's",
+        "quiet": "a read costs the lower quartile of its timings, which other work on the machine disturbs least",
         "sizes": "linear between timed sizes; beyond the largest as between the two largest",
         "host": f"a decoder decides and commits for as long, for each of its reads, as on {options.texts} texts that "
         "it writes again; the search for stop strings is left out, as in a run",
-        "caches": "a read by itself finds the processor's caches as a read in a run does",
+        "before": "of the reads of a model as many come after the other model as there are drafts, of every size alike",
         "baseline": f"{BASELINE} takes one read of one node a token",
         "gamma": f"best gamma is one of 1 to {options.deepest}, for the middle of a text; past the measured depth the "
         "last conditional acceptance goes on; later reads of a draft cost the same at every depth",
@@ -230,13 +234,16 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
 
 
-def _reads(curve: Curve, model: Arithmetic | None, context: int) -> list[dict[str, Any]]:
-    """The curve of a model, with FLOPs and bytes where they are known."""
-    return [
-        {
-            **point,
-            "flops": model.flops(point["nodes"], context) if model else None,
-            "bytes": model.bytes(point["nodes"], context) if model else None,
-        }
-        for point in curve_record(curve)
-    ]
+def _reads(paces: Paces, models: Mapping[str, Arithmetic], context: int) -> dict[str, list[dict[str, Any]]]:
+    """The curves of both models, with FLOPs and bytes where they are known."""
+    return {
+        role: [
+            {
+                **point,
+                "flops": models[role].flops(point["nodes"], context) if models else None,
+                "bytes": models[role].bytes(point["nodes"], context) if models else None,
+            }
+            for point in pace_record(pace)
+        ]
+        for role, pace in zip(("target", "draft"), paces, strict=True)
+    }
