@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.environment import cgroup_quota, fact
+from experiments.environment import cgroup_quota, nulls
 
 WINDOW_SECONDS = 0.5  # the kernel counts in steps of 10 ms on each core: over a shorter time a figure would be noise
 STALE_SECONDS = 2.0  # a gap after which a window does not reach back further
@@ -61,8 +61,7 @@ class CpuLoad:
             self._marks.popleft()
         if now is None or not self._marks or now.at - self._marks[0].at < WINDOW_SECONDS:
             reason = NO_PROC if now is None else TOO_SHORT
-            names = ("watched_seconds", "others_cpu_cores", "stolen_cpu_cores")
-            record = {key: value for name in names for key, value in fact(name, None, reason).items()}
+            record = nulls(("watched_seconds", "others_cpu_cores", "stolen_cpu_cores"), reason)
         else:
             then = self._marks[0]
             seconds = now.at - then.at

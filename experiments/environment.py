@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pynvml
 import torch
 
 from experiments.code_version import code_hash, git_version
 from experiments.records import stable_hash
 from experiments.redact import redact
+from mtad.meter.device import UnreadableError
+from mtad.meter.nvml import DESCRIPTION, STATE, find_gpu
+from mtad.meter.visible import torch_uuids
 
 PACKAGES = ("mtad-bench", "torch", "transformers", "tokenizers", "numpy", "scipy", "hydra-core", "nvidia-ml-py")
 PROC = Path("/proc")
@@ -45,23 +47,6 @@ SPEED = (
 )
 PLAIN = re.compile(r"(?i)[\d.,-]{1,32}|true|false|yes|no|on|off")
 SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "SLURM_CPUS_PER_TASK")
-NVML_ERRORS = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)  # the second, of an old driver, is no NVMLError
-COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
-
-NVML: Mapping[str, Callable[[Any], Any]] = {
-    "name": pynvml.nvmlDeviceGetName,
-    "memory_bytes": lambda gpu: int(pynvml.nvmlDeviceGetMemoryInfo(gpu).total),
-    "sm_clock_mhz": lambda gpu: pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
-    "sm_clock_max_mhz": lambda gpu: pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM),
-    "memory_clock_mhz": lambda gpu: pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
-    "memory_clock_max_mhz": lambda gpu: pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
-    "power_limit_watts": lambda gpu: pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000,
-    "persistence": lambda gpu: bool(pynvml.nvmlDeviceGetPersistenceMode(gpu)),
-    "ecc": lambda gpu: bool(pynvml.nvmlDeviceGetEccMode(gpu)[0]),
-    "mig": lambda gpu: bool(pynvml.nvmlDeviceGetMigMode(gpu)[0]),
-    "compute_mode": lambda gpu: COMPUTE_MODES.get(int(pynvml.nvmlDeviceGetComputeMode(gpu)), "unknown"),
-    "driver": lambda _: pynvml.nvmlSystemGetDriverVersion(),
-}
 
 
 def describe_process(process_id: str, started: str, device: torch.device) -> dict[str, Any]:
@@ -77,7 +62,7 @@ def describe_process(process_id: str, started: str, device: torch.device) -> dic
         "python": platform.python_version(),
         "packages": {package: version(package) for package in PACKAGES},
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "machine": fingerprint(cpu_model(), os.cpu_count(), memory, gpu["uuid"] if gpu else None),
+        "machine": fingerprint(cpu_model(), os.cpu_count(), memory, gpu["torch_uuid"] if gpu else None),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         **fact("memory_bytes", memory, "the system does not say"),
@@ -99,6 +84,11 @@ def describe_process(process_id: str, started: str, device: torch.device) -> dic
 def fact(name: str, value: Any, reason: str | None) -> dict[str, Any]:
     """A value under its name; null with the reason beside it where there is none."""
     return {name: value} if value is not None else {name: None, f"{name}_reason": reason}
+
+
+def nulls(names: Iterable[str], reason: str) -> dict[str, Any]:
+    """Null under each name, for one reason."""
+    return {key: value for name in names for key, value in fact(name, None, reason).items()}
 
 
 def fingerprint(cpu: str, cores: int | None, memory_bytes: int | None, gpu: str | None) -> str:
@@ -138,7 +128,7 @@ def cgroup_quota(proc: Path = PROC, mount: Path = CGROUPS) -> tuple[float | None
 
 
 def cpu_clocks(cores: Sequence[int], root: Path = CPUS, proc: Path = PROC) -> dict[str, Any]:
-    """Clocks of `cores` in MHz and who governs them; `current_mhz` is their mean, at the time of asking."""
+    """Clocks of `cores` and who governs them; `current_megahertz` is their mean, at the time of asking."""
     folders = [root / f"cpu{core}" / "cpufreq" for core in cores]
     now = [khz / 1000 for folder in folders if (khz := _number(folder / "scaling_cur_freq")) is not None]
     now = now or [float(line) for line in _cpu_lines("cpu MHz", proc)]
@@ -149,49 +139,34 @@ def cpu_clocks(cores: Sequence[int], root: Path = CPUS, proc: Path = PROC) -> di
     turbo = boost if no_turbo is None else 1 - no_turbo
     absent = "the system shows no cpufreq, as most virtual machines"
     return {
-        **fact("current_mhz", round(sum(now) / len(now), 1) if now else None, absent),
-        **fact("min_mhz", min(lowest, default=None), absent),
-        **fact("max_mhz", max(highest, default=None), absent),
+        **fact("current_megahertz", round(sum(now) / len(now), 1) if now else None, absent),
+        **fact("min_megahertz", min(lowest, default=None), absent),
+        **fact("max_megahertz", max(highest, default=None), absent),
         **fact("governor", ", ".join(governors) or None, absent),
         **fact("turbo", None if turbo is None else bool(turbo), absent),
     }
 
 
-def gpu_uuids(device: torch.device) -> tuple[str, ...]:
-    """The GPU that `device` is, or the slice of one (MIG), as NVML names it; none for the CPU."""
-    if device.type != "cuda":
-        return ()
-    bare = re.sub("^(GPU|MIG)-", "", str(torch.cuda.get_device_properties(device).uuid))  # torch gives no prefix
-    try:
-        pynvml.nvmlInit()
-        pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{bare}")
-    except NVML_ERRORS:
-        return (f"GPU-{bare}",)
-    return (f"MIG-{bare}",)
-
-
 def gpu_facts(uuid: str) -> dict[str, Any]:
-    """What NVML says of a GPU: clocks in MHz, watts, bytes, modes."""
+    """What NVML says of the GPU, or the GPU with the MIG device, that has this UUID."""
     try:
-        pynvml.nvmlInit()
-        gpu = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-    except NVML_ERRORS as error:
-        return {"uuid": uuid} | _nulls(NVML, f"NVML: {error}")
-    facts = {"uuid": uuid}
-    for name, read in NVML.items():
-        try:
-            facts[name] = read(gpu)
-        except NVML_ERRORS as error:
-            facts |= fact(name, None, f"NVML: {error}")
-    return facts
+        gpu = find_gpu(uuid)
+    except UnreadableError as error:
+        return nulls(("uuid", *DESCRIPTION, *STATE), str(error))
+    return {"uuid": gpu.uuid, **gpu.describe(), **gpu.state()}
 
 
 def _gpu(device: torch.device) -> dict[str, Any] | None:
     if device.type != "cuda":
         return None
-    properties = torch.cuda.get_device_properties(device)
-    known = {"name": properties.name, "memory_bytes": properties.total_memory}  # as CUDA sees it, MIG or not
-    return {**gpu_facts(gpu_uuids(device)[0]), **known, "multiprocessors": properties.multi_processor_count}
+    (uuid,), properties = torch_uuids(device), torch.cuda.get_device_properties(device)
+    return {
+        **gpu_facts(uuid),
+        "torch_uuid": uuid,  # that of a MIG device, if the run is on one; so are the others here
+        "name": properties.name,
+        "memory_bytes": properties.total_memory,
+        "multiprocessors": properties.multi_processor_count,
+    }
 
 
 def _torch(device: torch.device) -> dict[str, Any]:
@@ -269,7 +244,3 @@ def _text(file: Path) -> str | None:
 def _number(file: Path) -> int | None:
     text = _text(file) or ""
     return int(text) if text.isdecimal() else None
-
-
-def _nulls(names: Iterable[str], reason: str) -> dict[str, Any]:
-    return {key: value for name in names for key, value in fact(name, None, reason).items()}

@@ -10,14 +10,17 @@ import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pynvml
 import torch
 
 from experiments.cpu_load import TOO_SHORT, CpuLoad, descendants
-from experiments.environment import NVML_ERRORS, PROC, allowed_cores, cgroup_quota, fact, gpu_uuids
+from experiments.environment import PROC, allowed_cores, cgroup_quota, fact
+from mtad.meter.device import UnreadableError
+from mtad.meter.nvml import Gpu, find_gpu
+from mtad.meter.visible import torch_uuids
 
 LOUD_CORES = 0.2  # busy with others' work: above it they are named. Kernel threads and a shell stay well below
 SAMPLE_SECONDS = 0.7  # of watching before a measurement
@@ -25,14 +28,6 @@ PROCESSES_SECONDS = 1.0  # how long a list of a GPU's processes holds
 CONTEXT_BYTES = 3 * 2**30  # what a process may hold on a GPU beside its tensors: context, libraries, workspaces
 
 NO_GPU = "no GPU in use"
-# Clock event reasons that hold the clocks back. Being idle, or at clocks that were set, is none.
-THROTTLES = {
-    pynvml.nvmlClocksEventReasonSwPowerCap: "power cap",
-    pynvml.nvmlClocksEventReasonHwSlowdown: "hardware slowdown",
-    pynvml.nvmlClocksEventReasonSwThermalSlowdown: "software thermal slowdown",
-    pynvml.nvmlClocksEventReasonHwThermalSlowdown: "hardware thermal slowdown",
-    pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "power brake",
-}
 
 
 @dataclass(frozen=True)
@@ -64,9 +59,9 @@ class Watch:
     """
 
     def __init__(self, device: torch.device, gpus: Sequence[str] | None = None, proc: Path = PROC) -> None:
-        """Watch the cores and `gpus`, UUIDs as NVML names them; by default the one that `device` is."""
+        """Watch the cores and `gpus`, by UUID; by default the one that `device` is."""
         self._device = device
-        self._gpus = [_Gpu(uuid) for uuid in (gpu_uuids(device) if gpus is None else gpus)]
+        self._gpus = [_Gpu(uuid) for uuid in (torch_uuids(device) if gpus is None else gpus)]
         self._cpu = CpuLoad(proc, allowed_cores())
 
     def before(self) -> list[Finding]:
@@ -86,15 +81,15 @@ class Watch:
 
         `others_cpu_cores` and `stolen_cpu_cores` (taken by the host of a virtual machine) are means over the last
         `watched_seconds`: the text, or WINDOW_SECONDS if it was shorter. `gpu_processes` are others' on the GPU, from a
-        list at most PROCESSES_SECONDS old; `throttle` names what held the clocks back at the end of the text.
+        list at most PROCESSES_SECONDS old; `throttle` names, as NVML does, what held the clocks back at the end.
         """
         return {**self._cpu.lap(), **self._processes(), **self._throttle()}
 
     def _processes(self) -> dict[str, Any]:
         try:
             seen = [gpu.strangers(self._device) for gpu in self._gpus]
-        except NVML_ERRORS as error:
-            return fact("gpu_processes", None, f"NVML: {error}")
+        except UnreadableError as error:
+            return fact("gpu_processes", None, str(error))
         if not seen:
             return fact("gpu_processes", None, NO_GPU)
         count = sum(strangers.count for strangers in seen)
@@ -104,9 +99,9 @@ class Watch:
         if not self._gpus:
             return fact("throttle", None, NO_GPU)
         try:
-            return {"throttle": sorted({name for gpu in self._gpus for name in gpu.throttles()})}
-        except NVML_ERRORS as error:
-            return fact("throttle", None, f"NVML: {error}")
+            return {"throttle": sorted({name for gpu in self._gpus for name in gpu.found.throttles()})}
+        except UnreadableError as error:
+            return fact("throttle", None, str(error))
 
 
 def findings(laps: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -155,38 +150,25 @@ def strangers_on(processes: Mapping[int, int | None], mine: Collection[int], use
 
 
 class _Gpu:
-    """One GPU by its UUID. Its errors are NVML's, at every call: a GPU may be lost in the middle."""
+    """One GPU by its UUID. Every use may raise UnreadableError: a GPU may be lost in the middle."""
 
     def __init__(self, uuid: str) -> None:
         self._uuid = uuid
         self._asked = -PROCESSES_SECONDS
         self._seen = Strangers(0, certain=True)
 
+    @cached_property
+    def found(self) -> Gpu:
+        """The GPU itself."""
+        return find_gpu(self._uuid)
+
     def strangers(self, device: torch.device) -> Strangers:
         """Other processes, from a list at most PROCESSES_SECONDS old."""
         if time.monotonic() - self._asked >= PROCESSES_SECONDS:
-            gpu = self._handle()
-            listed = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu) + pynvml.nvmlDeviceGetGraphicsRunningProcesses(
-                gpu
-            )
-            processes = {int(process.pid): process.usedGpuMemory for process in listed}
-            used = int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used)
-            self._seen = strangers_on(processes, {os.getpid(), *descendants(PROC, os.getpid())}, used, _held(device))
+            mine = {os.getpid(), *descendants(PROC, os.getpid())}
+            self._seen = strangers_on(self.found.processes(), mine, self.found.used_bytes(), _held(device))
             self._asked = time.monotonic()
         return self._seen
-
-    def throttles(self) -> list[str]:
-        """What holds the clocks back just now."""
-        gpu = self._handle()
-        try:
-            reasons = int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu))
-        except pynvml.NVMLError_FunctionNotFound:  # drivers before 535 know the call by its older name only
-            reasons = int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
-        return [name for bit, name in THROTTLES.items() if reasons & bit]
-
-    def _handle(self) -> Any:
-        pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetHandleByUUID(self._uuid)
 
 
 def _threads() -> Finding | None:

@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from experiments.bench import Bench
 from experiments.code_version import code_hash, git_version
-from experiments.environment import describe_process
+from experiments.environment import describe_process, fact
 from experiments.identity import published_config
 from experiments.isolation import Watch
 from experiments.journal import SCHEMA_VERSION
@@ -82,9 +82,11 @@ class Process:
         if plan.settings.fresh:
             plan.folder.clear()
         self.began = True
+        machine = describe_process(self.id, self.started, plan.device)
+        described = [machine["gpu"]["uuid"]] if machine["gpu"] else []
         here = {
-            **describe_process(self.id, self.started, plan.device),
-            "meter": self.meter.describe() if self.meter else None,
+            **machine,
+            **fact("meter", self.meter.describe(described) if self.meter else None, self.no_energy),
             "noninferiority_margin": plan.settings.noninferiority_margin,
         }
         known = {"weights": plan.weights, "processes": [*before, here]}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from experiments.environment import cgroup_quota, cpu_clocks, describe_process, fingerprint
-from tests.nvml import DRIVER, UUIDS, nvml_environment, run_python
+from tests.nvml import DRIVER, SLICES, UUIDS, nvml_environment, run_python
 
 CPU = torch.device("cpu")
 PROMISED = {"git", "code", "python", "packages", "system", "machine", "cpu", "cores", "cores_allowed", "memory_bytes"}
@@ -87,9 +87,9 @@ def test_clocks_are_those_of_our_cores_and_their_absence_is_said(tmp_path: Path)
             write(folder / f"scaling_{name}", value)
     write(tmp_path / "intel_pstate" / "no_turbo", 1)
     assert cpu_clocks([0, 1], tmp_path, tmp_path) == {
-        "current_mhz": 1500.0,
-        "min_mhz": 800.0,
-        "max_mhz": 3500.0,
+        "current_megahertz": 1500.0,
+        "min_megahertz": 800.0,
+        "max_megahertz": 3500.0,
         "governor": "powersave",
         "turbo": False,
     }
@@ -103,16 +103,21 @@ import json, sys
 from experiments.environment import gpu_facts
 print(json.dumps([gpu_facts(uuid) for uuid in sys.argv[1:]], allow_nan=False))
 """
-    first, second, unknown = run_python(program, nvml_environment(tmp_path), *UUIDS[:2], "GPU-none")
+    steered = nvml_environment(tmp_path, throttle={0: 0x44}, mig={2: 2})
+    as_torch_does = UUIDS[0].removeprefix("GPU-"), SLICES[2][1].removeprefix("MIG-")  # without a prefix
+    first, cut, second, unknown = run_python(program, steered, *as_torch_does, UUIDS[1], "GPU-none")
     assert first == {
-        **{"uuid": UUIDS[0], "name": first["name"], "driver": DRIVER, "compute_mode": "default"},
-        **{"sm_clock_mhz": 1400, "sm_clock_max_mhz": 1980, "memory_clock_mhz": 2600, "memory_clock_max_mhz": 2600},
-        **{"power_limit_watts": 700.0, "persistence": True, "ecc": True, "mig": False, "memory_bytes": 80 * 2**30},
+        **{"uuid": UUIDS[0], "driver": DRIVER, "compute_mode": "default", "persistence_mode": True, "ecc": True},
+        **{"sm_megahertz": 1400, "max_sm_megahertz": 1980, "default_sm_megahertz": 1500},
+        **{"memory_megahertz": 2600, "max_memory_megahertz": 2600, "mig": False, "temperature_celsius": 40},
+        **{"power_limit_watts": 700.0, "default_power_limit_watts": 700.0},
+        "clock_events": ["sw_power_cap", "hw_thermal_slowdown"],
     }
-    assert dict(nulls(second)) == {"ecc": "NVML: Not Supported"}
+    assert (cut["uuid"], cut["mig"], cut["temperature_celsius"]) == (UUIDS[2], True, 60)  # the GPU's own
+    assert dict(nulls(second)) == {"ecc": "this GPU or its driver does not offer it (NVML: Not Supported)"}
     assert unknown.keys() >= first.keys() and set(dict(nulls(unknown)).values()) == {"NVML: Not Found"}
     (no_driver,) = run_python(program, nvml_environment(tmp_path, init_error=9), UUIDS[0])
-    assert dict(nulls(no_driver))["sm_clock_mhz"] == "NVML: Driver Not Loaded"
+    assert dict(nulls(no_driver))["sm_megahertz"] == "no NVML: NVIDIA's driver is not loaded"
 
 
 def test_of_variables_only_numbers_and_switches_are_given_and_only_those_that_change_speed(

@@ -26,7 +26,7 @@ from experiments.isolation import (
     findings,
     strangers_on,
 )
-from tests.nvml import UUIDS, nvml_environment, run_python
+from tests.nvml import SLICES, UUIDS, nvml_environment, run_python
 
 CPU = torch.device("cpu")
 QUIET = {"others_cpu_cores": 0.02, "stolen_cpu_cores": 0.0, "gpu_processes": 0, "throttle": []}
@@ -196,20 +196,20 @@ print(json.dumps(laps, allow_nan=False))
 
 
 def test_a_process_of_others_on_our_gpu_is_found_and_ours_and_other_gpus_are_not(tmp_path: Path) -> None:
-    environment = nvml_environment(tmp_path, processes={0: [4_000_001], 1: [0, 4_000_002], 2: [0]})
-    crowded, alone = gpu_laps(environment, *UUIDS[1:])
+    environment = nvml_environment(tmp_path, processes={0: [4_000_001], 1: [0, 4_000_002], 2: [0]}, mig={1: 2})
+    crowded, alone, cut = gpu_laps(environment, *UUIDS[1:], SLICES[1][0].removeprefix("MIG-"))
     assert (crowded["gpu_processes"], crowded["gpu_processes_certain"], alone["gpu_processes"]) == (1, True, 0)
     ((kind, message),) = crowded["before"]
     assert kind == "gpu" and message.startswith("1 other process uses the GPU: end them, or choose another GPU")
-    assert alone["before"] == []
+    assert alone["before"] == [] and cut["gpu_processes"] == 1
 
 
 def test_clocks_that_are_held_back_are_named_and_idle_or_set_ones_are_not(tmp_path: Path) -> None:
     environment = nvml_environment(tmp_path, throttle={0: 0x1 | 0x2, 1: 0x4 | 0x40, 2: 0x8 | 0x80})
     free, capped, braked = gpu_laps(environment, *UUIDS)
     assert free["throttle"] == [] and free["before"] == []
-    assert capped["throttle"] == ["hardware thermal slowdown", "power cap"]
-    assert braked["throttle"] == ["hardware slowdown", "power brake"]
+    assert capped["throttle"] == ["hw_thermal_slowdown", "sw_power_cap"]
+    assert braked["throttle"] == ["hw_power_brake_slowdown", "hw_slowdown"]
     assert [kind for kind, _ in capped["before"]] == ["throttle"]
 
 
@@ -219,7 +219,7 @@ def test_what_nvml_refuses_is_a_reason_and_a_gpu_lost_in_the_middle_too(tmp_path
     assert [kind for kind, _ in lost["before"]] == ["gpu"]  # it was there
     (unknown,) = gpu_laps(nvml_environment(tmp_path), "GPU-00000000-0000-0000-0000-000000000000")
     (no_driver,) = gpu_laps(nvml_environment(tmp_path, init_error=9), UUIDS[0])
-    for lap, reason in ((lost, "lost"), (unknown, "Not Found"), (no_driver, "Driver Not Loaded")):
+    for lap, reason in ((lost, "lost"), (unknown, "Not Found"), (no_driver, "driver is not loaded")):
         assert (lap["gpu_processes"], lap["throttle"]) == (None, None)
         assert reason in lap["gpu_processes_reason"] and reason in lap["throttle_reason"]
 
@@ -248,12 +248,12 @@ def test_findings_are_a_line_for_each_kind_and_nothing_on_a_quiet_machine() -> N
     assert findings([QUIET] * 3) == [] and findings([]) == []
     loud = {**QUIET, "others_cpu_cores": LOUD_CORES + 0.9}
     sharing = {**QUIET, "gpu_processes": 2, "gpu_processes_certain": False}
-    laps = [QUIET, loud, {**loud, "others_cpu_cores": 0.3}, sharing, {**QUIET, "throttle": ["power cap"]}]
+    laps = [QUIET, loud, {**loud, "others_cpu_cores": 0.3}, sharing, {**QUIET, "throttle": ["sw_power_cap"]}]
     assert findings([*laps, {**QUIET, "stolen_cpu_cores": 0.5}]) == [
         "2 of 6 texts were measured while other processes used more than 0.2 cores (most: 1.1)",
         "1 of 6 texts were measured while the host used more than 0.2 cores (most: 0.5)",
         "1 of 6 texts were measured while others may have used the GPU (most: 2)",
-        "1 of 6 texts ended while the GPU's clocks were held back (power cap)",
+        "1 of 6 texts ended while the GPU's clocks were held back (sw_power_cap)",
     ]
 
 

@@ -101,6 +101,7 @@ def test_devices_are_described_for_the_record(plain: dict[str, Any]) -> None:
     assert described[0]["driver"] == DRIVER and described[0]["power_limit_watts"] == 700
     assert described[0]["compute_mode"] == "default" and described[0]["persistence_mode"] is True
     assert described[0]["ecc"] is True and described[1]["ecc"] is None  # the stub's second GPU does not say
+    assert "Not Supported" in described[1]["ecc_reason"] and described[0]["counter"] == "nvml_total_energy"
 
 
 def test_a_reset_and_a_loss_are_named_and_leave_the_other_gpu_its_joules(folder: Path) -> None:

@@ -133,6 +133,15 @@ def test_rapl_counts_packages_through_many_wraps(rising: Path) -> None:
     assert window.record.joules("gpu") == (None, "no GPU is measured")
 
 
+def test_a_device_that_the_record_has_already_is_only_named_and_a_silent_one_has_a_reason(tmp_path: Path) -> None:
+    meter = Meter(open_packages(powercap(tmp_path, [7, 7, 7], most=9_000_000)), {})
+    meter.silent["intel-rapl:1"] = "no answer"
+    full, silent, known = meter.describe(elsewhere=["intel-rapl:2"])["devices"]
+    assert known == {"uuid": "intel-rapl:2", "kind": "cpu", "name": "package-2", "counter": "rapl", "shared": True}
+    assert full == {**known, "uuid": "intel-rapl:0", "name": "package-0", "counter_range_joules": 9.0}
+    assert silent == {**known, "uuid": "intel-rapl:1", "name": "package-1", "reason": "no answer"}
+
+
 def test_a_rapl_counter_that_was_reset_is_no_wrap(tmp_path: Path) -> None:
     root = powercap(tmp_path, [5_000_000_000])
     package = Package(root / "intel-rapl:0")

@@ -141,7 +141,8 @@ def test_energy_is_a_pass_of_its_own_and_its_figures_follow_from_power_and_time(
     (ratio,) = (c for c in summary["comparisons"] if c["metric"] == "energy_ratio" and c["decoder"] == "mtad")
     assert ratio["low"] <= ratio["value"] <= ratio["high"] and ratio["p_holm"] is not None
     environment_json = json.loads((folder / "environment.json").read_text())
-    assert environment_json["processes"][0]["meter"]["devices"][0]["uuid"] == UUIDS[1]
+    (device,) = environment_json["processes"][0]["meter"]["devices"]  # not the run's own, so it is described here
+    assert (device["uuid"], device["power_limit_watts"]) == (UUIDS[1], 700)
     again = run_py(saved_pair, results, environment, *ENERGY, "limit=3", "reference=[autoregressive]")
     assert (again.returncode, again.stdout) == (0, first.stdout) and "complete already" in again.stderr
 

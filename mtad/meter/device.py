@@ -40,7 +40,7 @@ class Device(Protocol):
         """The power now."""
 
     def state(self) -> dict[str, Any]:
-        """Temperature, clocks and what holds them back, as JSON data; None for what cannot be read."""
+        """Temperature, clocks and clock events, as JSON data; what cannot be read is None, with `<name>_reason`."""
 
     def describe(self) -> dict[str, Any]:
-        """What the device is, as JSON data; None for what cannot be read."""
+        """What else the device is, as JSON data; what cannot be read is None, with `<name>_reason`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,13 +92,21 @@ class Meter:
             records.append(window.record)
         return records
 
-    def describe(self) -> dict[str, Any]:
-        """What is measured, as JSON data for the record of the environment."""
-        return {
-            "devices": [device.describe() for device in self.devices if device.uuid not in self.silent],
-            "reasons": dict(self.reasons),
-            "notes": list(self.notes),
-        }
+    def describe(self, elsewhere: Collection[str] = ()) -> dict[str, Any]:
+        """What is measured, as JSON data for the record of the environment.
+
+        Args:
+            elsewhere: UUIDs of devices that the record describes already; these are only named.
+        """
+        devices = []
+        for device in self.devices:
+            facts = {name: getattr(device, name) for name in ("uuid", "kind", "name", "counter", "shared")}
+            if device.uuid in self.silent:
+                facts["reason"] = self.silent[device.uuid]
+            elif device.uuid not in elsewhere:
+                facts |= device.describe()
+            devices.append(facts)
+        return {"devices": devices, "reasons": dict(self.reasons), "notes": list(self.notes)}
 
 
 class Window:

@@ -1,12 +1,13 @@
-"""GPUs through NVML: energy counter, power, state and description, by UUID. Knows nothing of windows.
+"""GPUs through NVML: energy counter, power, state, processes and description, by UUID. Knows nothing of windows.
 
-NVML's failures come out as `UnreadableError`, each under its own name. NVML lists GPUs in the order of the PCI bus and
-heeds neither CUDA_VISIBLE_DEVICES nor CUDA_DEVICE_ORDER.
+All that the project asks of NVML is asked here. Failures come out as `UnreadableError`, each under its own name. NVML
+lists GPUs in the order of the PCI bus and heeds neither CUDA_VISIBLE_DEVICES nor CUDA_DEVICE_ORDER.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -40,12 +41,10 @@ REASONS: dict[type[Exception], str] = {
     pynvml.NVMLError_NoPermission: "no permission to read this GPU (NVML: Insufficient Permissions)",
     pynvml.NVMLError_GpuIsLost: "the GPU was lost, it no longer answers (NVML: GPU is lost)",
 }
-UNSUPPORTED = (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound)
-
-
-def why(error: Exception) -> str:
-    """An NVML error in words."""
-    return REASONS.get(type(error), f"NVML: {error}")
+UNSUPPORTED = (  # the last one, of a driver older than pynvml, is no NVMLError
+    *(pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound),
+    pynvml.NVMLLibraryMismatchError,
+)
 
 
 def clock_events(bits: int) -> list[str]:
@@ -53,6 +52,34 @@ def clock_events(bits: int) -> list[str]:
     known = [name for bit, name in CLOCK_EVENTS.items() if bits & bit]
     unknown = bits & ~sum(CLOCK_EVENTS)
     return [*known, hex(unknown)] if unknown else known
+
+
+def _clock_events(gpu: Any) -> list[str]:
+    try:
+        return clock_events(pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu))
+    except pynvml.NVMLError_FunctionNotFound:  # drivers before 535 know the call by its older name only
+        return clock_events(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
+
+
+Questions = Mapping[str, Callable[[Any], Any]]  # by the name of what they ask of a GPU's handle
+STATE: Questions = {
+    "temperature_celsius": lambda gpu: pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
+    "sm_megahertz": lambda gpu: pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+    "memory_megahertz": lambda gpu: pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
+    "clock_events": _clock_events,
+}
+DESCRIPTION: Questions = {
+    "driver": lambda _: pynvml.nvmlSystemGetDriverVersion(),
+    "power_limit_watts": lambda gpu: pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1e3,
+    "default_power_limit_watts": lambda gpu: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(gpu) / 1e3,
+    "default_sm_megahertz": lambda gpu: pynvml.nvmlDeviceGetDefaultApplicationsClock(gpu, pynvml.NVML_CLOCK_SM),
+    "max_sm_megahertz": lambda gpu: pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+    "max_memory_megahertz": lambda gpu: pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
+    "persistence_mode": lambda gpu: bool(pynvml.nvmlDeviceGetPersistenceMode(gpu)),
+    "ecc": lambda gpu: bool(pynvml.nvmlDeviceGetEccMode(gpu)[0]),
+    "mig": lambda gpu: bool(pynvml.nvmlDeviceGetMigMode(gpu)[0]),
+    "compute_mode": lambda gpu: COMPUTE_MODES.get(pynvml.nvmlDeviceGetComputeMode(gpu), "unknown"),
+}
 
 
 @contextmanager
@@ -63,11 +90,11 @@ def _named() -> Iterator[None]:
     except UNSUPPORTED as error:
         raise UnsupportedError(f"this GPU or its driver does not offer it (NVML: {error})") from None
     except pynvml.NVMLError as error:
-        raise UnreadableError(why(error)) from None
+        raise UnreadableError(REASONS.get(type(error), f"NVML: {error}")) from None
 
 
 class Gpu:
-    """One physical GPU, a `Device`. Its methods may be called from any thread.
+    """One physical GPU, a `Device`. Its methods may be called from any thread, and all may raise UnreadableError.
 
     Attributes:
         slices: UUIDs of its MIG devices; they have no sensor of their own.
@@ -76,14 +103,18 @@ class Gpu:
     kind: Kind = "gpu"
     counter = "nvml_total_energy"
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, part: Any = None) -> None:
+        """From NVML's handle, and that of one of its MIG devices if memory and processes are to be that one's."""
         with _named():
-            self.uuid = _text(pynvml.nvmlDeviceGetUUID(handle))
-            self.name = _text(pynvml.nvmlDeviceGetName(handle))
+            self.uuid: str = pynvml.nvmlDeviceGetUUID(handle)
+            self.name: str = pynvml.nvmlDeviceGetName(handle)
         self.power: Literal["instant", "average"] | None = "instant"
-        self._handle = handle
-        self.slices = self._slices()
-        self.shared = bool(self._mig())
+        self._handle, self._part = handle, part or handle
+        self.shared = bool((_ask(pynvml.nvmlDeviceGetMigMode, handle) or [0])[0])
+        count = _ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) if self.shared else 0
+        parts = [_ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index) for index in range(count or 0)]
+        uuids = [_ask(pynvml.nvmlDeviceGetUUID, part) for part in parts if part]
+        self.slices = tuple(uuid for uuid in uuids if uuid)
 
     def joules(self) -> float:
         """The total since the driver was loaded; NVML counts millijoules and refreshes about every 100 ms."""
@@ -102,35 +133,28 @@ class Gpu:
 
     def state(self) -> dict[str, Any]:
         """Temperature, clocks and clock events."""
-        bits = self._ask(pynvml.nvmlDeviceGetCurrentClocksEventReasons)
-        if bits is None:  # the older name, for older drivers
-            bits = self._ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
-        return {
-            "temperature_celsius": self._ask(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU),
-            "sm_megahertz": self._ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM),
-            "memory_megahertz": self._ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_MEM),
-            "clock_events": None if bits is None else clock_events(bits),
-        }
+        return _answers(self._handle, STATE)
 
     def describe(self) -> dict[str, Any]:
-        """Model, driver, limits and modes."""
-        ecc = self._ask(pynvml.nvmlDeviceGetEccMode)
-        return {
-            "uuid": self.uuid,
-            "kind": self.kind,
-            "name": self.name,
-            "driver": self._ask(lambda _: _text(pynvml.nvmlSystemGetDriverVersion())),
-            "power_limit_watts": _thousandth(self._ask(pynvml.nvmlDeviceGetEnforcedPowerLimit)),
-            "default_power_limit_watts": _thousandth(self._ask(pynvml.nvmlDeviceGetPowerManagementDefaultLimit)),
-            "default_sm_megahertz": self._ask(pynvml.nvmlDeviceGetDefaultApplicationsClock, pynvml.NVML_CLOCK_SM),
-            "max_sm_megahertz": self._ask(pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_SM),
-            "max_memory_megahertz": self._ask(pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_MEM),
-            "persistence_mode": _flag(self._ask(pynvml.nvmlDeviceGetPersistenceMode)),
-            "ecc": None if ecc is None else bool(ecc[0]),
-            "mig": self._mig(),
-            "compute_mode": COMPUTE_MODES.get(self._ask(pynvml.nvmlDeviceGetComputeMode)),
-            "shared": self.shared,
-        }
+        """Driver, limits and modes."""
+        return _answers(self._handle, DESCRIPTION)
+
+    def throttles(self) -> list[str]:
+        """What holds the clocks back just now."""
+        with _named():
+            return sorted(THROTTLES.intersection(_clock_events(self._handle)))
+
+    def processes(self) -> dict[int, int | None]:
+        """The bytes that each process holds there, by its number; None where NVML does not tell."""
+        with _named():
+            compute = pynvml.nvmlDeviceGetComputeRunningProcesses(self._part)
+            graphics = pynvml.nvmlDeviceGetGraphicsRunningProcesses(self._part)
+        return {process.pid: process.usedGpuMemory for process in (*compute, *graphics)}
+
+    def used_bytes(self) -> int:
+        """Of its memory, by all processes."""
+        with _named():
+            return int(pynvml.nvmlDeviceGetMemoryInfo(self._part).used)
 
     def _instant(self) -> float | None:
         """Watts; None where the driver does not have this field."""
@@ -144,22 +168,6 @@ class Gpu:
             raise pynvml.NVMLError(field.nvmlReturn)
         return field.value.uiVal / 1e3
 
-    def _mig(self) -> bool | None:
-        mode = self._ask(pynvml.nvmlDeviceGetMigMode)
-        return None if mode is None else bool(mode[0])
-
-    def _slices(self) -> tuple[str, ...]:
-        count = self._ask(pynvml.nvmlDeviceGetMaxMigDeviceCount) if self._mig() else 0
-        handles = [self._ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, index) for index in range(count or 0)]
-        return tuple(_text(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles if handle is not None)
-
-    def _ask(self, function: Callable[..., Any], *arguments: object) -> Any:
-        """What an NVML function says of this GPU; None if it says nothing."""
-        try:
-            return function(self._handle, *arguments)
-        except pynvml.NVMLError:
-            return None
-
 
 def open_gpus() -> tuple[list[Gpu], list[str]]:
     """The GPUs that NVML can open, in its order, and a line for each that it cannot. Raises UnreadableError."""
@@ -169,25 +177,40 @@ def open_gpus() -> tuple[list[Gpu], list[str]]:
     gpus, failed = [], []
     for index in range(count):
         try:
-            gpus.append(Gpu(_handle(index)))
+            with _named():
+                gpus.append(Gpu(pynvml.nvmlDeviceGetHandleByIndex(index)))
         except UnreadableError as error:
             failed.append(f"GPU {index} in the order of the PCI bus cannot be opened: {error}")
     return gpus, failed
 
 
-def _handle(index: int) -> Any:
+def find_gpu(uuid: str) -> Gpu:
+    """The GPU with this UUID, or with a MIG device of this UUID; torch gives them no prefix. Raises UnreadableError."""
+    bare = re.sub("^(GPU|MIG)-", "", uuid)
     with _named():
-        return pynvml.nvmlDeviceGetHandleByIndex(index)
+        pynvml.nvmlInit()
+        try:
+            return Gpu(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{bare}"))
+        except (pynvml.NVMLError_NotFound, pynvml.NVMLError_InvalidArgument):
+            part = pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{bare}")
+            return Gpu(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part), part)
 
 
-def _text(value: str | bytes) -> str:
-    """pynvml has returned both."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _answers(gpu: Any, questions: Questions) -> dict[str, Any]:
+    """What NVML says to each question; None with the reason beside it where it says nothing."""
+    answers: dict[str, Any] = {}
+    for name, question in questions.items():
+        try:
+            with _named():
+                answers[name] = question(gpu)
+        except UnreadableError as error:
+            answers |= {name: None, f"{name}_reason": str(error)}
+    return answers
 
 
-def _thousandth(value: int | None) -> float | None:
-    return None if value is None else value / 1e3
-
-
-def _flag(value: int | None) -> bool | None:
-    return None if value is None else bool(value)
+def _ask(function: Callable[..., Any], *arguments: object) -> Any:
+    """What an NVML function says; None if it says nothing."""
+    try:
+        return function(*arguments)
+    except pynvml.NVMLError:
+        return None

@@ -57,14 +57,8 @@ class Package:
         return {}
 
     def describe(self) -> dict[str, Any]:
-        """The package's name and the size of its counter."""
-        return {
-            "uuid": self.uuid,
-            "kind": self.kind,
-            "name": self.name,
-            "counter_range_joules": self._range / 1e6,
-            "shared": self.shared,
-        }
+        """The size of its counter."""
+        return {"counter_range_joules": self._range / 1e6}
 
     def _read(self, name: str) -> str:
         try:

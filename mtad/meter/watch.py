@@ -156,29 +156,22 @@ class Watch(threading.Thread):
         start, end = (edge.seconds for edge in self._edges) if counted else (begun, ended)
         trace_joules = None if failure or self._trace_reason else integral(trace, start, end)
         counter_joules = self._edges[1].joules - self._edges[0].joules if counted else None
+        disagreement = counter_joules / trace_joules - 1 if counter_joules is not None and trace_joules else None
+        failure = failure or self._doubt(counter_joules, trace_joules)
         joules = None if failure else counter_joules if counted else trace_joules
-        disagreement = None
-        if counter_joules is not None and trace_joules:
-            disagreement = counter_joules / trace_joules - 1
-            # The mean over a second lags behind; a reading of now does not, and by half it is not off.
-            if disagreement < -0.5 and self.device.power == "instant":
-                both = f"{counter_joules:.3f} J, the integral of the power trace {trace_joules:.3f} J"
-                joules, failure = None, f"the energy counter gave far too little: {both}"
-        if joules is None and failure is None:
-            failure = f"{self._counter_reason}; and no power trace: {self._trace_reason or 'too few readings'}"
-        span = trace[-1][0] - trace[0][0] if len(trace) > 1 else 0.0
         method = self.device.counter if counted else "nvml_power_trace"
+        span = trace[-1][0] - trace[0][0] if len(trace) > 1 else 0.0
         return Reading(
             uuid=self.device.uuid,
             kind=self.device.kind,
             name=self.device.name,
             shared=self.device.shared,
             joules=joules,
-            joules_reason=failure if joules is None else None,
-            method=None if joules is None else method,
-            method_reason=None if joules is None else self._counter_reason,
-            seconds=None if joules is None else end - start,
-            lead_seconds=None if joules is None else begun - start,
+            joules_reason=failure,
+            method=None if failure else method,
+            method_reason=None if failure else self._counter_reason,
+            seconds=None if failure else end - start,
+            lead_seconds=None if failure else begun - start,
             power=self.device.power,
             trace=[[round(seconds - start, 4), round(watts, 3)] for seconds, watts in trace],
             trace_hertz=(len(trace) - 1) / span if span else None,
@@ -188,6 +181,16 @@ class Watch(threading.Thread):
             disagrees=disagreement is not None and abs(disagreement) > DISAGREEMENT,
             states=[{**state, "seconds": round(state["seconds"] - start, 4)} for state in self._states],
         )
+
+    def _doubt(self, counter: float | None, trace: float | None) -> str | None:
+        """Why joules of the counter and of the trace make no figure; None if one of them does."""
+        if counter is None and trace is None:
+            return f"{self._counter_reason}; and no power trace: {self._trace_reason or 'too few readings'}"
+        # The mean over a second lags behind; a reading of now does not, and by half it is not off.
+        if counter is not None and trace and counter < trace / 2 and self.device.power == "instant":
+            both = f"{counter:.3f} J, the integral of the power trace {trace:.3f} J"
+            return f"the energy counter gave far too little: {both}"
+        return None
 
 
 def integral(trace: list[tuple[float, float]], start: float, end: float) -> float | None:
