@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -61,25 +61,24 @@ class Bench:
             self._detokenise,
         )
 
+    def insist(self, lap: Mapping[str, Any]) -> None:
+        """Raises UserError under `strict` if someone disturbed what was just measured."""
+        found = disturbances([lap])
+        if found and self.plan.settings.strict:
+            raise UserError(f"strict=true: {found[0]}. What was measured is kept; the same command goes on")
+
     def _together(self, prompt: Prompt, repeat: int, variants: Sequence[Variant]) -> Iterator[Row]:
         tokens = self.plan.encoded[prompt.id]
         outputs, laps = [], []
         for variant in variants:
             self.watch.start()
             outputs.append(self.write(variant, prompt, repeat))
-            laps.append(self._lap())
+            laps.append(self.watch.lap())
+            self.insist(laps[-1])
         scored = self.pair.target.score([(tokens, output.tokens) for output in outputs])
         for variant, output, scores, lap in zip(variants, outputs, scored, laps, strict=True):
             grades = self.plan.settings.task.grade(prompt, output.text)
             yield make_row(self.provenance, variant, prompt, repeat, len(tokens), output, scores, grades, lap)
-
-    def _lap(self) -> dict[str, Any]:
-        """Who disturbed the text just written. Raises UserError under `strict` if someone did."""
-        lap = self.watch.lap()
-        found = disturbances([lap])
-        if found and self.plan.settings.strict:
-            raise UserError(f"strict=true: {found[0]}. What was measured is kept; the same command goes on")
-        return lap
 
     def _detokenise(self, tokens: Sequence[int]) -> str:
         text = self.pair.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.intervals import CONFIDENCE, Estimate, estimate, holm
+from experiments.intervals import CONFIDENCE, SAME_VALUE, Estimate, estimate, holm
 from experiments.journal import Row
 from experiments.quality import log_likelihood
 
@@ -119,29 +119,30 @@ def comparison(label: str, reference: str, metric: str, better: str, null: float
     return {**heading, **asdict(value), "confidence": CONFIDENCE}
 
 
-def judge_together(comparisons: Sequence[Comparison], margin: float | None) -> list[Comparison]:
+def correct_together(comparisons: Sequence[Comparison], margin: float | None) -> list[Comparison]:
     """Add Holm's correction over all comparisons with one reference, and the verdict on "no loss" beyond `margin`.
 
     A perplexity ratio shows no loss if its whole interval lies below 1 + margin, a score difference if it lies above
     -margin; that is a one-sided test at half the two-sided level.
     """
-    judged = []
+    corrected = []
     for found in comparisons:
         family = [c["p"] for c in comparisons if c["reference"] == found["reference"] and c["p"] is not None]
-        corrected = dict(zip(family, holm(family), strict=True)).get(found["p"])
-        judged.append(
-            {**found, "p_holm": corrected, "family_size": len(family), "margin": None, "no_loss": None}
+        p_holm = dict(zip(family, holm(family), strict=True)).get(found["p"])
+        corrected.append(
+            {**found, "p_holm": p_holm, "family_size": len(family), "margin": None, "no_loss": None}
             | (_no_loss(found, margin) if margin is not None and found["metric"] in NO_LOSS else {})
         )
-    return judged
+    return corrected
 
 
 def _no_loss(found: Comparison, margin: float) -> dict[str, Any]:
-    if found["low"] is None:
+    low, high = found["low"], found["high"]
+    if low is None and SAME_VALUE in (found["reason"] or ""):  # texts that are all the same, as under greedy sampling
+        low = high = found["value"]
+    if low is None:
         return {"margin": margin}
-    inside = (
-        found["high"] < found["null"] + margin if found["better"] == "lower" else found["low"] > found["null"] - margin
-    )
+    inside = high < found["null"] + margin if found["better"] == "lower" else low > found["null"] - margin
     return {"margin": margin, "no_loss": bool(inside)}
 
 

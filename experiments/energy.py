@@ -12,7 +12,7 @@ failure is repeated twice at most. Knows texts by variant, prompt and repeat, an
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from math import isfinite
@@ -67,6 +67,8 @@ class MeterSettings:
             if isinstance(self.gpus, str) or not all(isinstance(uuid, str) for uuid in self.gpus):
                 raise UserError(f"meter.gpus must be a list of UUIDs such as [GPU-...], not {self.gpus!r}")
             object.__setattr__(self, "gpus", tuple(self.gpus))
+        if self.rapl is not None and not isinstance(self.rapl, str | Path):
+            raise UserError(f"meter.rapl must be a folder, not {self.rapl!r}")
         if self.rapl is not None:
             object.__setattr__(self, "rapl", Path(self.rapl))
 
@@ -195,6 +197,23 @@ class EnergyPass:
 
     def _stamp(self, kind: str) -> Row:
         return {"schema_version": SCHEMA_VERSION, **self.provenance, "kind": kind}
+
+
+def alike(records: Iterable[Row], seconds: float, devices: Collection[str] | None) -> list[Row]:
+    """The records that may stand in one figure: blocks of at least so many seconds, of the same devices.
+
+    Args:
+        devices: their UUIDs; None takes those of the last block.
+    """
+    listed = list(records)
+    blocks = [record for record in listed if record["kind"] == "block"]
+    wanted = {device["uuid"] for device in blocks[-1]["devices"]} if devices is None and blocks else set(devices or ())
+    return [
+        record
+        for record in listed
+        if record["kind"] != "block"
+        or (record["least_seconds"] >= seconds and {device["uuid"] for device in record["devices"]} == wanted)
+    ]
 
 
 def settled_rounds(records: Iterable[Row], labels: Sequence[str]) -> dict[int, dict[str, Row]]:

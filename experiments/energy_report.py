@@ -18,12 +18,17 @@ from experiments.intervals import Estimate, estimate
 from experiments.journal import Row
 from mtad.meter.nvml import THROTTLES
 
+NOT_ABOVE_IDLE = "a decoder draws no more than the idle device, so net joules have no ratio"
+
 Joules = Callable[[str], np.ndarray]  # of a variant's blocks, [..., rounds]
 Idle = dict[str, np.ndarray]  # by process: watts [windows, devices]
 
 
 class Energy:
     """The records of one run, with the rounds that count.
+
+    Attributes:
+        blocks: of these rounds.
 
     Args:
         records: of energy.jsonl, in its order.
@@ -33,6 +38,7 @@ class Energy:
 
     def __init__(self, records: Sequence[Row], labels: Sequence[str], absent: str = "not measured") -> None:
         self._rounds = list(settled_rounds(records, labels).values())
+        self.blocks = [block for blocks in self._rounds for block in blocks.values()]
         self._idle = _idle_watts(records)
         self._failures = _failures(records, settled_rounds(records, labels))
         self._absent = _why_not(records, absent)
@@ -58,6 +64,7 @@ class Energy:
             "devices": sorted({device["uuid"] for device in devices}),
             "shared": any(device["shared"] for device in devices),
             "blocks": len(blocks),
+            "shortest_block_seconds": min((block["work_seconds"] for block in blocks), default=None),
             "failures": self._failures,
             "blocks_disagreeing": sum(any(d["disagrees"] for d in _devices(block)) for block in blocks),
             "blocks_throttled": sum(bool(_throttles(block)) for block in blocks),
@@ -102,11 +109,12 @@ class Energy:
             for name in (label, reference):
                 net = np.take_along_axis(self._net_joules(name, dict(zip(processes, idle, strict=True))), rounds, -1)
                 per_token.append(net.sum(-1) / tokens[name][rounds].sum(-1))
-            return np.asarray(per_token[0] / per_token[1])
+            positive = (per_token[0] > 0) & (per_token[1] > 0)  # two negative ones would pass for a ratio
+            return np.where(positive, per_token[0] / per_token[1], np.nan)
 
         samples = [np.arange(len(self._rounds)), *(np.arange(len(self._idle[name])) for name in processes)]
         with np.errstate(divide="ignore", invalid="ignore"):
-            return estimate(statistic, samples, paired=False, unit="rounds")
+            return estimate(statistic, samples, paired=False, unit="rounds", undefined=NOT_ABOVE_IDLE)
 
     def _net(self, label: str) -> tuple[float | None, str | None]:
         """Joules of all blocks without those of idling; None and the reason."""

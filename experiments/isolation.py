@@ -104,28 +104,28 @@ class Watch:
             return fact("throttle", None, str(error))
 
 
-def findings(laps: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the laps of a run's texts say about it, a line each: who disturbed them, and what could not be watched."""
-    return [*disturbances(laps), *_unknown(laps)]
+def findings(laps: Sequence[Mapping[str, Any]], what: str = "texts") -> list[str]:
+    """What the laps of a run's texts say, a line each: who disturbed them, and what could not be watched."""
+    return [*disturbances(laps, what), *_unknown(laps, what)]
 
 
-def disturbances(laps: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Who disturbed these texts, a line each; nothing if all was quiet, or could not be watched."""
+def disturbances(laps: Sequence[Mapping[str, Any]], what: str = "texts") -> list[str]:
+    """Who disturbed them, a line each; nothing if all was quiet, or could not be watched."""
     lines = []
     for key, who in (("others_cpu_cores", "other processes"), ("stolen_cpu_cores", "the host")):
         loud = [lap[key] for lap in laps if (lap[key] or 0) > LOUD_CORES]
         if loud:
-            what = f"used more than {LOUD_CORES} cores (most: {max(loud):.1f})"
-            lines.append(f"{len(loud)} of {len(laps)} texts were measured while {who} {what}")
+            used = f"used more than {LOUD_CORES} cores (most: {max(loud):.1f})"
+            lines.append(f"{len(loud)} of {len(laps)} {what} were measured while {who} {used}")
     crowded = [lap for lap in laps if lap["gpu_processes"]]
     if crowded:
         used = "used" if any(lap["gpu_processes_certain"] for lap in crowded) else "may have used"
         most = max(lap["gpu_processes"] for lap in crowded)
-        lines.append(f"{len(crowded)} of {len(laps)} texts were measured while others {used} the GPU (most: {most})")
+        lines.append(f"{len(crowded)} of {len(laps)} {what} were measured while others {used} the GPU (most: {most})")
     held = [lap["throttle"] for lap in laps if lap["throttle"]]
     if held:
         names = ", ".join(sorted({name for throttle in held for name in throttle}))
-        lines.append(f"{len(held)} of {len(laps)} texts ended while the GPU's clocks were held back ({names})")
+        lines.append(f"{len(held)} of {len(laps)} {what} ended while the GPU's clocks were held back ({names})")
     return lines
 
 
@@ -199,15 +199,15 @@ def _gpu_findings(lap: Mapping[str, Any]) -> Iterable[Finding]:
         yield Finding("throttle", f"the GPU's clocks are held back ({names}): let it cool, or raise its power limit")
 
 
-def _unknown(laps: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    what = {"others_cpu_cores": "other processes used the CPU", "gpu_processes": "other processes used the GPU"}
-    what["throttle"] = "the GPU's clocks were held back"
-    for key, claim in what.items():
+def _unknown(laps: Sequence[Mapping[str, Any]], what: str) -> Iterable[str]:
+    claims = {"others_cpu_cores": "other processes used the CPU", "gpu_processes": "other processes used the GPU"}
+    claims["throttle"] = "the GPU's clocks were held back"
+    for key, claim in claims.items():
         reasons = [lap[f"{key}_reason"] for lap in laps if lap[key] is None and lap[f"{key}_reason"] != NO_GPU]
         if len(reasons) < len(laps):  # the first of many short texts: windows reach back over the texts before
             reasons = [reason for reason in reasons if reason != TOO_SHORT]
         if reasons:
-            yield f"whether {claim} is unknown for {len(reasons)} of {len(laps)} texts: {reasons[0]}"
+            yield f"whether {claim} is unknown for {len(reasons)} of {len(laps)} {what}: {reasons[0]}"
 
 
 def _held(device: torch.device) -> int:

@@ -21,6 +21,7 @@ from experiments.journal import SCHEMA_VERSION
 from experiments.judge import find_judge
 from experiments.plan import Plan
 from experiments.progress import say
+from experiments.redact import redact
 from experiments.rows import Provenance
 from mtad.errors import UserError
 from mtad.meter.meter import Meter, open_meter
@@ -113,4 +114,4 @@ def find_meter(plan: Plan) -> tuple[Meter | None, str | None]:
     absent = meter.reasons.get("gpu") if on_gpu else meter.absent
     if absent and settings.energy:
         raise UserError(f"energy=true, but nothing can be measured here: {absent}; leave it out, or energy=false")
-    return (None, absent) if absent else (meter, None)
+    return (None, str(redact(absent))) if absent else (meter, None)

@@ -19,6 +19,7 @@ from experiments.journal import Row
 SMOOTHING = "exp"  # of self-BLEU: an n-gram order without a match halves the next smallest precision (NIST)
 ONE_TEXT = "self-BLEU compares the repeats of a prompt, and no prompt has two"
 NO_GAPS = "the gap between the two largest logits is recorded only under greedy sampling"
+TOO_LARGE = "the perplexity is too large for a number"
 NO_DIVERGENCE = "no text differs"
 NO_JUDGE = "no judge model was given (judge.path or judge.id)"
 SHOWN = 10  # divergences that are listed one by one
@@ -28,8 +29,8 @@ def quality(rows: Sequence[Row]) -> dict[str, Any]:
     """The figures of one variant, each with the reason if it is null."""
     unscored = next((row["log_likelihoods_reason"] for row in rows if row["log_likelihoods_reason"]), None)
     return {
-        **_figure("perplexity", perplexity(rows), unscored),
-        **_figure("perplexity_prompt_mean", perplexity_prompt_mean(rows), unscored),
+        **_figure("perplexity", perplexity(rows), unscored or TOO_LARGE),
+        **_figure("perplexity_prompt_mean", perplexity_prompt_mean(rows), unscored or TOO_LARGE),
         **_judged(rows),
         **_figure("distinct_2", distinct_2(rows), "no text has two tokens"),
         **_figure("repeated_4", repeated_4(rows), "no text has four tokens"),
@@ -143,11 +144,14 @@ def _judged(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _perplexity(log_likelihoods: Sequence[float | None], tokens: Sequence[int]) -> float | None:
-    """None if a text has no likelihood, since the others alone would be a sample chosen by failure."""
+    """None if it is too large for a number, or a text has no likelihood: the others would be a sample by failure."""
     known = [value for value in log_likelihoods if value is not None]
     if len(known) < len(log_likelihoods) or not sum(tokens):
         return None
-    return math.exp(-math.fsum(known) / sum(tokens))
+    try:
+        return math.exp(-math.fsum(known) / sum(tokens))
+    except OverflowError:
+        return None
 
 
 def _distinct(tokens: Sequence[int], n: int) -> float | None:

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from experiments.journal import Journal, Row, disk, replace
 from mtad.errors import UserError
 
-SAMPLE_KEYS = {"variant", "prompt_id", "repeat", "process_id", "code"}  # what a row must have to be counted
+SAMPLE_KEYS = {"variant", "prompt_id", "repeat", "process_id", "code", "reads", "gaps", "isolation"}  # of every row
 JUDGE_KEYS = {"variant", "prompt_id", "repeat", "process_id", "judge"}
 ENERGY_KEYS = {"kind", "process_id", "code"}
 

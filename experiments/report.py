@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.acceptance import NO_DRAFT, acceptance
-from experiments.comparisons import compare_all, judge_together
+from experiments.comparisons import compare_all, correct_together
 from experiments.energy_report import Energy
 from experiments.isolation import findings
 from experiments.journal import SCHEMA_VERSION, Row
@@ -37,17 +37,21 @@ def summarise(
     energy = energy or Energy([], labels)
     by_label = {label: [row for row in rows if row["variant"] == label] for label in labels}
     pairs = compared(labels)
-    measured = {row["process_id"] for row in rows}
-    known = [process for process in processes if process["process_id"] in measured]
+    measured = {row["process_id"] for row in (*rows, *energy.blocks)}
+    known = {process["process_id"]: process for process in processes}
+    wrote = [known.get(process_id, {}) for process_id in {row["process_id"] for row in rows}]
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "model": model,
         "task": task,
-        "code_versions": sorted({row["code"] for row in rows}),
+        "code_versions": sorted({row["code"] for row in (*rows, *energy.blocks)}),
         "processes": len(measured),
-        "machines": len({process.get("machine") for process in known}),
-        "isolation": findings([row["isolation"] for row in rows]),
+        "machines": len({known.get(process_id, {}).get("machine", process_id) for process_id in measured}),
+        "isolation": [
+            *findings([row["isolation"] for row in rows]),
+            *findings([block["isolation"] for block in energy.blocks], "blocks of energy"),
+        ],
         "decoders": {
             label: {**_decoder(of_label, rows), "energy": energy.figures(label)} for label, of_label in by_label.items()
         },
@@ -55,8 +59,8 @@ def summarise(
         # A margin chosen after a look at the figures proves nothing.
         "margin_stated_before": None
         if margin is None
-        else bool(known) and all(process.get("noninferiority_margin") == margin for process in known),
-        "comparisons": judge_together([*compare_all(rows, pairs), *energy.compare(pairs)], margin),
+        else all(process.get("noninferiority_margin") == margin for process in wrote),
+        "comparisons": correct_together([*compare_all(rows, pairs), *energy.compare(pairs)], margin),
     }
 
 
@@ -80,7 +84,11 @@ def _decoder(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
         "tokens": tokens,
         **_time(rows, tokens, rounds),
         "score": _score(rows),
-        "grades": {name: _mean([row["grades"][name] for row in rows]) for name in rows[0]["grades"]},
+        "grades": {
+            name: _mean([row["grades"][name] for row in rows])
+            for name in rows[0]["grades"]
+            if all(name in row["grades"] for row in rows)
+        },
         **quality(rows),
         **_figure("tokens_per_target_forward", _ratio(tokens, counts["target_forwards"]), "no forward was counted"),
         **_figure("tokens_per_round", _ratio(tokens, rounds), "no round was counted"),
@@ -123,10 +131,10 @@ def _divergence(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
 
 def _score(rows: Sequence[Row]) -> dict[str, Any]:
     """The task's headline score: the first of its grades."""
-    grades: Mapping[str, float] = rows[0]["grades"]
-    if not grades:
-        return {"name": None, "value": None, "reason": "the task gives no score"}
-    return {"name": next(iter(grades)), "value": _mean([row["score"] for row in rows])}
+    scores = [row["score"] for row in rows if row["score"] is not None]
+    if len(scores) < len(rows):
+        return {"name": None, "value": None, "reason": "the task gives some texts no score, or none"}
+    return {"name": next(iter(rows[0]["grades"])), "value": _mean(scores), "reason": None}
 
 
 def _figure(name: str, value: float | None, reason: str | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from experiments.code_version import code_hash
-from experiments.energy import EnergyPass, Timed, missing_rounds
+from experiments.energy import EnergyPass, Timed, alike, missing_rounds
 from experiments.energy_report import Energy
 from experiments.journal import Row
 from experiments.judge import load_judge
@@ -48,11 +48,11 @@ def measure(process: Process) -> None:
     """Append the rows of all prompts that have none, or not all of theirs."""
     plan, folder = process.plan, process.plan.folder
     rows = [] if plan.settings.fresh else folder.samples.rows()
-    _check_code(plan, rows)
     done = {row["prompt_id"] for row in settled(rows, plan.cells)}
     prompts = [prompt for prompt in plan.prompts if prompt.id not in done]
     if not prompts:
         return
+    _check_code(plan, rows)
     say(f"{len(prompts)} prompts, {len(plan.labels)} variants on {plan.device}: {folder.path}")
     bench = process.bench
     process.begin()
@@ -91,11 +91,11 @@ def measure_energy(process: Process) -> None:
     plan, folder = process.plan, process.plan.folder
     if process.meter is None:
         return
-    records = folder.energy.rows()
-    _check_code(plan, records)
+    records = _energy_records(process)
     missing = missing_rounds(records, plan.labels, plan.settings.meter.blocks)
     if not missing:
         return
+    _check_code(plan, records)
     say(f"energy: {len(missing)} rounds of blocks of {plan.settings.meter.seconds:g} s or more for each variant")
     bench = process.bench
     process.begin()
@@ -103,6 +103,14 @@ def measure_energy(process: Process) -> None:
     prompts = {prompt.id: prompt for prompt in plan.prompts}
     provenance = {key: asdict(process.provenance)[key] for key in ("run_id", "process_id", "git", "code")}
     total = plan.settings.meter.blocks * len(plan.labels)
+
+    def keep(record: Row) -> None:
+        lap = process.watch.lap()
+        folder.energy.append({**redact(record), "isolation": lap})  # reasons are other libraries' words
+        bench.insist(lap)
+        process.watch.start()
+
+    process.watch.start()
     with progress(total, total - len(missing) * len(plan.labels)) as advance:
         EnergyPass(
             provenance,
@@ -112,7 +120,7 @@ def measure_energy(process: Process) -> None:
             process.meter,
             plan.settings.meter,
             plan.settings.seed,
-            lambda record: folder.energy.append(redact(record)),  # reasons are other libraries' words
+            keep,
             advance,
         ).run(records)
 
@@ -137,11 +145,18 @@ def report(process: Process) -> dict[str, object]:
         plan.labels,
         folder.read_json("environment.json").get("processes", []),
         settings.noninferiority_margin,
-        Energy(folder.energy.rows(), plan.labels, process.no_energy or "not measured"),
+        Energy(_energy_records(process), plan.labels, process.no_energy or "not measured"),
     )
-    summary = redact({**summary, "weights": plan.weights})
+    summary["weights"] = plan.weights
     folder.write_json("summary.json", summary)
     return summary
+
+
+def _energy_records(process: Process) -> list[Row]:
+    """What was measured as the settings ask for; without a meter, whatever was measured last."""
+    meter, settings = process.meter, process.plan.settings.meter
+    devices = {device.uuid for device in meter.devices} if meter else None
+    return alike(process.plan.folder.energy.rows(), settings.seconds if meter else 0.0, devices)
 
 
 def _text(record: Row) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def _margin(config: Mapping[str, Any]) -> float | None:
     if margin is None:
         return None
     margin = float(_plain(config, "noninferiority_margin", float))
-    if not margin > 0:
+    if not (margin > 0 and isfinite(margin)):
         raise UserError(f"noninferiority_margin must be > 0, not {margin}")
     return margin
 

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.quality import NO_JUDGE
 from experiments.report import BASELINE
 
 PIPED_COLUMNS = 100
 LEVEL = 0.05
-LEAST_SECONDS = 10.0  # of a block of energy, in the mean
+LEAST_SECONDS = 10.0  # of a block of energy
 METRICS = {  # of the second table: name in the summary -> name in print
     "speedup": "speed-up",
     "perplexity_ratio": "perplexity ratio",
@@ -44,7 +45,7 @@ def print_table(summary: Summary, console: Console | None = None) -> None:
 def _figures(summary: Summary) -> Table:
     """One row a variant."""
     table = _table(_title(summary), ["variant"])
-    judged = any(figures["judge_perplexity"] is not None for figures in summary["decoders"].values())
+    judged = _judged(summary)
     heads = ["tokens\n/s", "tokens/\nforward", "accep-\ntance", "outside\nforwards", "perple-\nxity"]
     heads += [*(["judge's\nppl."] if judged else []), "score", "dist-\ninct-2", "mean\ntokens", "J/\ntoken"]
     for head in heads:
@@ -64,6 +65,11 @@ def _figures(summary: Summary) -> Table:
             _number(figures["energy"]["joules_per_token"], 3),
         )
     return table
+
+
+def _judged(summary: Summary) -> bool:
+    """Whether a judge has read the texts, or was to."""
+    return any(figures["judge_perplexity_reason"] != NO_JUDGE for figures in summary["decoders"].values())
 
 
 def _comparisons(shown: Sequence[Summary], baseline: str) -> Table:
@@ -130,11 +136,17 @@ def _p(p: float | None) -> str:
 def _notes(summary: Summary) -> Iterator[str]:
     """What the first table leaves open."""
     figures = list(summary["decoders"].values())
+    score = figures[0]["score"]
     yield (
-        f"score: {figures[0]['score']['name']}; perplexity under the target's untruncated law; speed of decoding, "
+        f"score: {score['name'] or score['reason']}; perplexity under the target's untruncated law; speed of decoding, "
         f"prefill left out; outside forwards: share of decoding that neither model's forwards took"
     )
     yield from sorted({f"perplexity: {row['perplexity_reason']}" for row in figures if row["perplexity"] is None})
+    if _judged(summary):
+        unread = {row["judge_perplexity_reason"] for row in figures if row["judge_perplexity"] is None}
+        yield from sorted(f"judge's ppl.: {reason}" for reason in unread)
+        if any(row["judge_retokenised"] for row in figures):
+            yield "judge's ppl.: retokenised, per token of the judge's own vocabulary"
     yield from _energy_notes([row["energy"] for row in figures])
     for label, row in summary["decoders"].items():
         if row["proven_share"] is not None:
@@ -164,13 +176,13 @@ def _energy_notes(energy: Sequence[Summary]) -> Iterator[str]:
     if first["joules_per_token"] is not None:
         what = {"gpu": "the GPUs in use", "cpu": "the processor's packages"}[first["source"]]
         shared = ", which others use too" if first["shared"] else ""
-        shortest = min(row["seconds"] / row["blocks"] for row in energy)
+        shortest = min(row["shortest_block_seconds"] for row in energy)
         yield (
-            f"J/token: gross, of {what}{shared}, prefill included; {first['blocks']} blocks of {shortest:.0f} s or "
+            f"J/token: gross, of {what}{shared}, prefill included; {first['blocks']} blocks of {shortest:.1f} s or "
             f"more ({', '.join(first['methods'])})"
         )
         if shortest < LEAST_SECONDS:
-            yield f"J/token: blocks shorter than {LEAST_SECONDS:g} s; the counter refreshes every 0.1 s"
+            yield f"J/token: blocks shorter than {LEAST_SECONDS:g} s"
     counts = {
         "blocks_disagreeing": "blocks in which counter and power trace lie more than 5 % apart",
         "blocks_throttled": "blocks in which the GPU's clocks were held back",
@@ -199,7 +211,7 @@ def _comparison_notes(summary: Summary, compared: Sequence[Summary]) -> Iterator
         yield (
             f"p: corrected by Holm for the {len(tested)} comparisons with {tested[0]['reference']}"
             + (f", after which {lost} no longer hold at {LEVEL}" if lost else "")
-            + "; detectable: with a power of 80 %"
+            + "; detectable: by one test alone, before that correction, with a power of 80 %"
         )
 
 

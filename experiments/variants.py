@@ -59,6 +59,11 @@ def make_variants(decoder: Mapping[str, Any], sampling: Mapping[str, Any], refer
         if variant != main:
             # decoder=speculative decoder.gamma=8 beside the usual reference: both are wanted, under two labels.
             variants.append(replace(variant, label=f"{name}-defaults") if entry == name else variant)
+    for variant in variants[1:]:
+        if variant.label in set(groups.names("decoder")) - {variant.name}:
+            raise UserError(
+                f"label {variant.label!r} of a {variant.name} is the name of another decoder; choose another"
+            )
     for label, times in Counter(variant.label for variant in variants).items():
         if times > 1:
             raise UserError(

@@ -26,12 +26,10 @@ class Scored:
     Attributes:
         log_likelihoods: natural log-probability of each token, float64 [n].
         gaps: how far the largest logit stands above the second largest, float64 [n].
-        greedy_agrees: whether the token has the largest logit (the smallest id among equals), bool [n].
     """
 
     log_likelihoods: np.ndarray
     gaps: np.ndarray
-    greedy_agrees: np.ndarray
 
 
 class CausalModel:
@@ -158,10 +156,6 @@ class CausalModel:
         ).logits
         return [logits[i, keep - len(output) :, : self.vocabulary] for i, (_, output) in enumerate(texts)]
 
-    def log_likelihoods(self, prompt: Sequence[int], output: Sequence[int]) -> np.ndarray:
-        """Of one text; see `Scored`."""
-        return self.score([(prompt, output)])[0].log_likelihoods
-
 
 def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
     """Indices in order of length, grouped so that number times longest stays within `tokens`, or one alone."""
@@ -184,5 +178,4 @@ def _scored(logits: torch.Tensor, output: Sequence[int]) -> Scored:
     return Scored(
         log_likelihoods=logp.cpu().numpy(),
         gaps=(largest[:, 0] - largest[:, 1]).cpu().numpy(),
-        greedy_agrees=(logits.argmax(dim=-1) == emitted).cpu().numpy(),  # the first of equals, as torch documents
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import t, ttest_1samp
 
 from experiments.intervals import estimate, holm
 from tests.made_rows import random_rows, row, summary_of
@@ -23,38 +24,34 @@ def comparison(summary: dict[str, Any], metric: str) -> dict[str, Any]:
     return dict(found)
 
 
-@pytest.mark.parametrize("repeats", [1, 3])
-def test_intervals_are_those_of_a_bootstrap_over_prompts_written_by_hand(repeats: int) -> None:
-    prompts, draws = 30, 4000
-    rows = random_rows(prompts, repeats)
-    summary = summary_of(rows, "fast", "slow")
+@pytest.mark.parametrize("size", [5, 6, 30])
+def test_of_a_plain_mean_all_figures_are_those_of_the_t_test(size: int) -> None:
+    sample = np.random.default_rng(size).normal(0.4, 1.0, size)
+    found = estimate(lambda x: x.mean(axis=-1), [sample], null=0.0)
+    known = ttest_1samp(sample, 0.0)
+    ends = known.confidence_interval(0.95)
+    assert found.p is not None
+    assert t.isf(found.p / 2, size - 1) == pytest.approx(abs(known.statistic), rel=0.04)
+    assert (found.low, found.high) == pytest.approx((ends.low, ends.high), abs=0.03 * (ends.high - ends.low))
+    least = (t.ppf(0.975, size - 1) + t.ppf(0.8, size - 1)) * sample.std(ddof=1) / np.sqrt(size)
+    assert found.detectable == pytest.approx(least, rel=0.04)
 
-    def sums(variant: str, value: str) -> np.ndarray:
-        measure = {
-            "tokens": lambda r: len(r["token_ids"]),
-            "seconds": lambda r: r["seconds"]["decode"],
-            "logp": lambda r: sum(r["log_likelihoods"]),
-            "score": lambda r: r["score"] / repeats,
-        }[value]
-        names = [f"p{prompt}" for prompt in range(prompts)]
-        return np.array(
-            [sum(measure(r) for r in rows if (r["variant"], r["prompt_id"]) == (variant, n)) for n in names]
-        )
 
-    picks = np.random.default_rng(5).integers(0, prompts, (draws, prompts))
-    rate = {v: sums(v, "tokens")[picks].sum(1) / sums(v, "seconds")[picks].sum(1) for v in ("fast", "slow")}
-    loss = {v: -sums(v, "logp")[picks].sum(1) / sums(v, "tokens")[picks].sum(1) for v in ("fast", "slow")}
-    mean = {v: sums(v, "score")[picks].mean(1) for v in ("fast", "slow")}
-    expected = {
-        "speedup": rate["fast"] / rate["slow"],
-        "perplexity_ratio": np.exp(loss["fast"] - loss["slow"]),
-        "score_difference": mean["fast"] - mean["slow"],
-    }
-    for metric, resampled in expected.items():
-        found = comparison(summary, metric)
-        low, high = np.quantile(resampled, [0.025, 0.975])
-        assert found["low"] < found["value"] < found["high"] and found["reason"] is None
-        assert abs(found["low"] - low) < 0.08 * (high - low) and abs(found["high"] - high) < 0.08 * (high - low)
+def test_interval_and_p_never_contradict_each_other() -> None:
+    chance = np.random.default_rng(2)
+    for _ in range(60):
+        samples = [chance.lognormal(0.0, 0.6, 8) for _ in range(2)]
+        found = estimate(lambda x, y: x.sum(axis=-1) / y.sum(axis=-1), samples)
+        assert found.low is not None and found.high is not None and found.p is not None
+        assert (found.p < 0.05) == (not found.low <= 1 <= found.high)
+
+
+def test_a_ratio_that_is_undefined_in_a_resample_has_no_interval() -> None:
+    gone = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
+    with np.errstate(divide="ignore"):
+        found = estimate(lambda x, y: x.sum(axis=-1) / y.sum(axis=-1), [np.ones(5), gone], undefined="nothing below")
+    assert found.value == 5.0 and found.reason == "no interval: in some resamples nothing below"
+    assert estimate(lambda x: x.sum(axis=-1), [-np.ones(5)]).value is None
 
 
 @pytest.mark.parametrize("prompts", [1, 4])
@@ -119,6 +116,12 @@ def test_an_independent_script_finds_the_same_intervals(repeats: int, tmp_path: 
     done = script(summary)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(" agrees ") == 4
+    missing = json.loads(json.dumps(summary))
+    del missing["comparisons"][1]
+    assert script(missing).returncode == 1
+    unsure = json.loads(json.dumps(summary))
+    unsure["comparisons"][0] |= {"low": None, "high": None, "p": None, "detectable": None}
+    assert script(unsure).returncode == 1
     for key, factor in (("value", 1.001), ("high", 1.05), ("detectable", 1.2), ("p_holm", 0.5)):
         wrong = json.loads(json.dumps(summary))
         wrong["comparisons"][-1 if key == "p_holm" else 0][key] *= factor

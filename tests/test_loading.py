@@ -35,7 +35,7 @@ def test_padded_rows_of_the_embedding_are_sliced_off(saved_pair: Path) -> None:
     pair = load_pair(*specs(saved_pair), device="cpu")
     assert pair.target.lm.config.vocab_size == len(WORDS) + 6
     assert pair.target.vocabulary == pair.draft.vocabulary == len(WORDS) + 2
-    logp = pair.target.log_likelihoods([0, 2, 3], [4, 5])
+    logp = pair.target.score([([0, 2, 3], [4, 5])])[0].log_likelihoods
     ids = torch.tensor([[0, 2, 3, 4, 5]])
     logits = pair.target.lm(input_ids=ids).logits[0, 2:4, : len(WORDS) + 2].double()
     assert logp == pytest.approx(torch.log_softmax(logits, -1)[[0, 1], [4, 5]].tolist(), abs=1e-5)

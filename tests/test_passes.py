@@ -37,7 +37,7 @@ def test_likelihoods_that_are_no_numbers_are_rows_all_the_same(
     def overflow(self: CausalModel, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Scored]:
         lengths = [len(output) for _, output in texts]
         odd = [np.array([np.nan, -np.inf, *[-1.0] * n][:n]) for n in lengths]
-        return [Scored(logp, np.ones(n), np.ones(n, dtype=bool)) for logp, n in zip(odd, lengths, strict=True)]
+        return [Scored(logp, np.ones(n)) for logp, n in zip(odd, lengths, strict=True)]
 
     monkeypatch.setattr(CausalModel, "score", overflow)
     runner.run(toy_settings(saved_pair, tmp_path, "limit=2", "reference=[]", "ignore_eos=true"))

@@ -47,8 +47,8 @@ def ragged(seed: int = 0) -> Texts:
     return [([chance.randrange(VOCABULARY) for _ in range(n)] for n in pair) for pair in lengths]  # type: ignore[misc]
 
 
-def one_by_one(model: CausalModel, prompt: list[int], output: list[int]) -> tuple[list[float], list[float], list[bool]]:
-    """Likelihoods, gaps and agreements of a text, a forward of its own for every token, no mask, no padding."""
+def one_by_one(model: CausalModel, prompt: list[int], output: list[int]) -> tuple[list[float], list[float]]:
+    """Likelihoods and gaps of a text, a forward of its own for every token, no mask, no padding."""
     found = []
     for i, token in enumerate(output):
         with torch.inference_mode():
@@ -56,15 +56,14 @@ def one_by_one(model: CausalModel, prompt: list[int], output: list[int]) -> tupl
         law = logits[: model.vocabulary].double().numpy()
         largest = np.sort(law)[::-1]
         logp = law[token] - largest[0] - np.log(np.exp(law - largest[0]).sum())
-        found.append((float(logp), float(largest[0] - largest[1]), int(law.argmax()) == token))
-    return tuple(map(list, zip(*found, strict=True))) if found else ([], [], [])  # type: ignore[return-value]
+        found.append((float(logp), float(largest[0] - largest[1])))
+    return tuple(map(list, zip(*found, strict=True))) if found else ([], [])  # type: ignore[return-value]
 
 
-def assert_same(scored: Scored, expected: tuple[list[float], list[float], list[bool]]) -> None:
+def assert_same(scored: Scored, expected: tuple[list[float], list[float]]) -> None:
     assert scored.log_likelihoods.dtype == scored.gaps.dtype == np.float64
     assert scored.log_likelihoods == pytest.approx(expected[0], abs=1e-5)
     assert scored.gaps == pytest.approx(expected[1], abs=1e-5)
-    assert scored.greedy_agrees.tolist() == expected[2]
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
@@ -98,13 +97,13 @@ def test_a_forward_holds_no_more_tokens_than_asked_unless_a_text_alone_does() ->
     assert len(shapes) < len(texts)
 
 
-def test_the_greedy_token_is_the_smallest_of_equals_and_its_gap_is_0() -> None:
+def test_a_flat_law_has_no_gap() -> None:
     model = llama()
     with torch.no_grad():
         head = model.lm.get_output_embeddings().weight
         head[:] = 0.0
     (scored,) = model.score([([3], [0, 1, 0])])
-    assert scored.greedy_agrees.tolist() == [True, False, True] and scored.gaps.tolist() == [0, 0, 0]
+    assert scored.gaps.tolist() == [0, 0, 0]
     assert scored.log_likelihoods == pytest.approx([-math.log(VOCABULARY)] * 3)
 
 
@@ -114,16 +113,6 @@ def test_nothing_to_score_is_no_error_but_an_empty_prompt_is() -> None:
     assert [len(scored.gaps) for scored in model.score([([1], []), ([1, 2], [])])] == [0, 0]
     with pytest.raises(ValueError, match="at least one token"):
         model.score([([], [1])])
-
-
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
-def test_greedy_text_agrees_with_its_own_scoring(make: Callable[[], CausalModel]) -> None:
-    model = make()
-    output = write(Autoregressive(), model, model, prompt=[1, 2], limit=20, sampling=Sampling(greedy=True)).tokens
-    last = VOCABULARY - 1 - output[-1]
-    same, changed, _ = model.score([([1, 2], list(output)), ([1, 2], [*output[:-1], last]), ([1] * 30, [2])])
-    assert same.greedy_agrees.all()
-    assert changed.greedy_agrees.tolist() == [True] * (len(output) - 1) + [False]
 
 
 # -- figures ---------------------------------------------------------------------------------------------------

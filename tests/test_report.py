@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from experiments.comparisons import comparison, correct_together
+from experiments.intervals import Estimate
 from experiments.report import summarise
 from experiments.table import print_table
 from tests.made_rows import QUIET, random_rows, row, summary_of, timed
@@ -36,7 +38,7 @@ def test_the_figures_of_a_decoder_are_those_of_their_definitions() -> None:
     assert figures["tokens_per_second_end_to_end"] == 10 / 3
     assert figures["perplexity"] == pytest.approx(math.exp(22 / 10))
     assert figures["perplexity_prompt_mean"] == pytest.approx(math.exp((1 + 3) / 2))
-    assert figures["score"] == {"name": "accuracy", "value": 0.5}
+    assert figures["score"] == {"name": "accuracy", "value": 0.5, "reason": None}
     assert figures["distinct_2"] == pytest.approx((2 / 3 + 1) / 2)
     assert figures["tokens_per_target_forward"] == 10 / 4
     assert figures["acceptance"]["draft_acceptance_rate"] == 0.5
@@ -131,6 +133,18 @@ def test_the_table_fits_100_columns_and_marks_intervals_that_contain_1() -> None
     assert "J/token: not measured" in lines
 
 
+def test_an_interval_wholly_below_1_is_not_marked() -> None:
+    (slow,) = (line for line in printed(summary_of(random_rows(12, 1), "slow", "fast")) if "speed-up" in line)
+    assert " 0.5" in slow and "]*" not in slow
+
+
+def test_the_table_says_how_many_comparisons_the_correction_takes_back() -> None:
+    summary = summary_of(random_rows(12, 1), "fast", "slow")
+    for i, found in enumerate(summary["comparisons"]):
+        found |= {"p": 0.03, "p_holm": 0.01 if i == 0 else 0.12}
+    assert "after which 3 no longer hold at 0.05" in " ".join(printed(summary))
+
+
 def test_no_loss_needs_a_margin_that_was_stated_before_and_an_interval_inside_it() -> None:
     rows = random_rows(40, 1)
     for r in rows:  # equal scores and likelihoods, up to a little noise
@@ -152,12 +166,45 @@ def test_no_loss_needs_a_margin_that_was_stated_before_and_an_interval_inside_it
             "".join(printed(summary)),
         )
 
+    def of(metric: str, values: tuple[float, float], margin: float) -> Any:
+        """The verdict on a comparison whose interval is `values`."""
+        better, null = ("higher", 0) if metric == "score_difference" else ("lower", 1)
+        found = comparison("a", "b", metric, better, null, Estimate(sum(values) / 2, *values, p=0.5, detectable=1.0))
+        return correct_together([found], margin)[0]["no_loss"]
+
+    # The end that a loss would show at decides; the other one may lie anywhere.
+    assert of("score_difference", (-0.04, 0.30), 0.05) and of("perplexity_ratio", (0.5, 1.04), 0.05)
+    assert not of("score_difference", (-0.30, 0.04), 0.05) and not of("perplexity_ratio", (0.96, 1.5), 0.05)
     assert verdicts(None, None)[:3] == (None, None, None)
     score, perplexity, before, text = verdicts(0.05, 0.05)
     assert (score, perplexity, before) == (True, True, True) and "no loss beyond the margin of 0.05" in text
     *_, before, text = verdicts(0.05, None)
     assert before is False and "NOT stated before measuring" in text
     assert verdicts(0.001, 0.001)[1] is False
+    two = [process, {**process, "process_id": "2", "noninferiority_margin": None}]
+    later = [{**r, "process_id": "2"} if r["prompt_id"] == "p1" else r for r in rows]
+    assert summarise(later, "id", "tiny", "toy", ["fast", "slow"], two, 0.05)["margin_stated_before"] is False
+    unknown = summarise(later, "id", "tiny", "toy", ["fast", "slow"], [process], 0.05)
+    assert unknown["margin_stated_before"] is False and unknown["machines"] == 2
+
+
+def test_texts_that_are_all_the_same_show_no_loss() -> None:
+    rows = [row(v, p) for v in ("fast", "slow") for p in "pqrst"]
+    found = {c["metric"]: c for c in summarise(rows, "i", "m", "t", ["fast", "slow"], margin=0.01)["comparisons"]}
+    assert found["score_difference"]["low"] is None and found["score_difference"]["no_loss"]
+
+
+def test_a_text_without_a_score_leaves_the_score_null_with_a_reason() -> None:
+    rows = [row("a", "p"), row("a", "q", score=None, grades={})]
+    figures = summary_of(rows, "a")["decoders"]["a"]
+    assert figures["score"]["value"] is None and "no score" in figures["score"]["reason"] and figures["grades"] == {}
+    assert any("score: the task gives some texts no score" in line for line in printed(summary_of(rows, "a")))
+
+
+def test_a_judge_that_could_not_read_is_named_under_the_table() -> None:
+    unread = {"log_likelihood": None, "tokens": 4, "retokenised": True, "reason": "too long"}
+    text = " ".join(printed(summary_of([row("a", p, judge=unread) for p in "pq"], "a")))
+    assert "judge's ppl.: 2 of 2 texts: too long" in text and "judge's ppl.: retokenised" in text
 
 
 def test_machines_and_disturbances_are_named_under_the_table() -> None:

@@ -48,7 +48,7 @@ def texts(name: str, task: str, prompts: int = 24) -> Texts:
         ids = models.tokenizer(prompt.text)["input_ids"]
         luck, text = Luck(0, prompt.id), models.tokenizer.decode
         outputs.append(generate(from_yaml(name), *sessions, ids, limits, Sampling(), luck, text))
-        log_likelihood += models.target.log_likelihoods(ids, outputs[-1].tokens).sum()
+        log_likelihood += models.target.score([(ids, outputs[-1].tokens)])[0].log_likelihoods.sum()
     return Texts(outputs, math.exp(-log_likelihood / sum(len(output.tokens) for output in outputs)))
 
 
