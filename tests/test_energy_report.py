@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.energy import settled_rounds
+from experiments.energy import alike, settled_rounds
 from experiments.energy_report import Energy
 from experiments.journal import Row
 
@@ -43,7 +43,8 @@ def window(*devices: Row) -> Row:
 
 def block(number: int, label: str, *devices: Row, process: str = "one", tokens: int = 100, attempt: int = 0) -> Row:
     where = {"kind": "block", "round": number, "variant": label, "process_id": process, "attempt": attempt}
-    return {**where, "tokens": tokens, "texts": 10, "texts_differing": 0, **window(*devices)}
+    work = {"tokens": tokens, "texts": 10, "texts_differing": 0, "work_seconds": 9.9, "least_seconds": 9.5}
+    return {**where, **work, **window(*devices)}
 
 
 def idle(*watts: float, process: str = "one") -> Row:
@@ -62,6 +63,25 @@ def run_of(idles: Sequence[Row], noise: Sequence[float] = (0, 1, -1, 2, -2)) -> 
         for i, n in enumerate(noise)
     ]
     return [*idles, *(record for blocks in rounds for record in blocks)]
+
+
+def test_blocks_that_were_shorter_or_of_other_devices_are_not_pooled() -> None:
+    whole = run_of([idle(50, 50, 50)])
+    assert alike(whole, 9.5, {"GPU-a", "GPU-b"}) == whole == alike(whole, 0, None)
+    assert [record["kind"] for record in alike(whole, 9.6, {"GPU-a", "GPU-b"})] == ["idle"]
+    assert [record["kind"] for record in alike(whole, 0, {"GPU-a"})] == ["idle"]
+    later = [*whole, block(0, "a", device(9, 10)), block(0, "b", device(9, 10))]
+    assert [record["round"] for record in alike(later, 0, None)[1:]] == [0, 0]
+
+
+def test_joules_below_those_of_idling_have_no_net_ratio() -> None:
+    energy = Energy(run_of([idle(300, 300, 300)]), ("a", "b"))
+    assert energy.figures("a")["joules_per_token_net"] < 0 > energy.figures("b")["joules_per_token_net"]
+    found = energy.ratio_net("a", "b")
+    assert (
+        found.value is None
+        and found.reason == "a decoder draws no more than the idle device, so net joules have no ratio"
+    )
 
 
 def test_gross_and_net_follow_from_all_devices_and_their_own_seconds() -> None:
