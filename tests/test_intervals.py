@@ -48,7 +48,7 @@ def test_interval_and_p_never_contradict_each_other() -> None:
 
 def test_a_ratio_that_is_undefined_in_a_resample_has_no_interval() -> None:
     gone = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         found = estimate(lambda x, y: x.sum(axis=-1) / y.sum(axis=-1), [np.ones(5), gone], undefined="nothing below")
     assert found.value == 5.0 and found.reason == "no interval: in some resamples nothing below"
     assert estimate(lambda x: x.sum(axis=-1), [-np.ones(5)]).value is None

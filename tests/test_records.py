@@ -46,7 +46,7 @@ def row(prompt: str, variant: str, process: str, repeat: int = 0) -> Row:
 
 
 def text_row(text: str) -> Row:
-    return {**row("p", "a", "1"), "text": text}
+    return {**row("p", "a", "1"), "text": text, "reads": {}, "gaps": None, "isolation": {}}
 
 
 def test_rows_of_a_run_killed_again_and_again_equal_an_undisturbed_ones(saved_pair: Path, tmp_path: Path) -> None:
