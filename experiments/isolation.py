@@ -28,6 +28,7 @@ PROCESSES_SECONDS = 1.0  # how long a list of a GPU's processes holds
 CONTEXT_BYTES = 3 * 2**30  # what a process may hold on a GPU beside its tensors: context, libraries, workspaces
 
 NO_GPU = "no GPU in use"
+FOREIGN_NUMBERS = "NVML's process numbers are not ours, as in many containers: a small process would not show"
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Watch:
         if not seen:
             return fact("gpu_processes", None, NO_GPU)
         count = sum(strangers.count for strangers in seen)
+        if not count and not all(strangers.certain for strangers in seen):
+            return fact("gpu_processes", None, FOREIGN_NUMBERS)
         return {"gpu_processes": count, "gpu_processes_certain": all(strangers.certain for strangers in seen)}
 
     def _throttle(self) -> dict[str, Any]:
@@ -129,18 +132,18 @@ def disturbances(laps: Sequence[Mapping[str, Any]], what: str = "texts") -> list
     return lines
 
 
-def strangers_on(processes: Mapping[int, int | None], mine: Collection[int], used: int, held: int) -> Strangers:
+def strangers_on(processes: Mapping[int, int | None], mine: Collection[int], used: int, held: int | None) -> Strangers:
     """Others on a GPU, from the bytes that each process number holds there (None where NVML does not tell).
 
     Args:
         processes: those that NVML lists; in a container their numbers may be the host's, or the list may be empty.
         mine: numbers of this process and its children.
         used: bytes of the GPU that are in use.
-        held: bytes that this process holds there for tensors; 0 before its first use.
+        held: bytes that this process holds there for tensors; None before its first use.
     """
     if mine_too := processes.keys() & set(mine):
         return Strangers(len(processes) - len(mine_too), certain=True)
-    if not held:
+    if held is None:
         return Strangers(len(processes), certain=True)
     if len(processes) > 1:  # one of them is we
         return Strangers(len(processes) - 1, certain=False)
@@ -210,7 +213,7 @@ def _unknown(laps: Sequence[Mapping[str, Any]], what: str) -> Iterable[str]:
             yield f"whether {claim} is unknown for {len(reasons)} of {len(laps)} {what}: {reasons[0]}"
 
 
-def _held(device: torch.device) -> int:
-    """Bytes that this process holds on the GPU for tensors."""
+def _held(device: torch.device) -> int | None:
+    """Bytes that this process holds on the GPU for tensors; None before its first use of a GPU."""
     in_use = device.type == "cuda" and torch.cuda.is_initialized()
-    return torch.cuda.memory_reserved(device) if in_use else 0
+    return torch.cuda.memory_reserved(device) if in_use else None

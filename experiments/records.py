@@ -80,7 +80,7 @@ class RunFolder:
     def clear(self) -> None:
         """Forget the rows and what was made of them."""
         self.samples.rewrite([])
-        for file in (self.judge.path, self.energy.path, self.path / "summary.json"):
+        for file in (self.judge.path, self.energy.path, *(self.path / f"{name}.json" for name in ("summary", "cost"))):
             with disk("delete", file):
                 file.unlink(missing_ok=True)
 

@@ -228,7 +228,8 @@ def test_what_nvml_refuses_is_a_reason_and_a_gpu_lost_in_the_middle_too(tmp_path
     ("processes", "held", "used", "expected"),
     [
         ({7: 5, 8: 5}, 100, 10, Strangers(1, certain=True)),  # we are 7
-        ({8: 5, 9: 5}, 0, 10, Strangers(2, certain=True)),  # we have not used the GPU yet
+        ({8: 5, 9: 5}, None, 10, Strangers(2, certain=True)),  # we have not used the GPU yet
+        ({8: 5}, 0, 10, Strangers(0, certain=False)),  # we have, and hold nothing now: the one listed may be we
         ({8: 200}, 100, 300, Strangers(0, certain=False)),  # numbers of the host: the one listed holds what we hold
         ({8: 50}, 100, 300, Strangers(1, certain=False)),  # it holds less than we do, so it is not we
         ({8: 101 + CONTEXT_BYTES}, 100, 300, Strangers(1, certain=False)),
@@ -239,9 +240,17 @@ def test_what_nvml_refuses_is_a_reason_and_a_gpu_lost_in_the_middle_too(tmp_path
     ],
 )
 def test_in_a_container_memory_tells_others_from_us(
-    processes: dict[int, int | None], held: int, used: int, expected: Strangers
+    processes: dict[int, int | None], held: int | None, used: int, expected: Strangers
 ) -> None:
     assert strangers_on(processes, mine={7}, used=used, held=held) == expected
+
+
+def test_none_that_is_not_certain_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch(torch.device("cpu"), gpus=["GPU-x"])
+    monkeypatch.setattr(watch._gpus[0], "strangers", lambda _: Strangers(0, certain=False))
+    seen = watch._processes()
+    assert seen["gpu_processes"] is None and "containers" in seen["gpu_processes_reason"]
+    assert "whether other processes used the GPU is unknown for 1 of 1 texts" in findings([{**QUIET, **seen}])[0]
 
 
 def test_findings_are_a_line_for_each_kind_and_nothing_on_a_quiet_machine() -> None:
