@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 
 from experiments.identity import published
 from experiments.redact import redact
+from tests.nvml import UUIDS, nvml_environment
 from tests.toy import ROOT, Toy
 
 USER = "mallory7"
@@ -49,8 +49,9 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(saved_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """`python run.py` in the home of a made-up user, with secrets wherever a user might put one."""
-    home = tmp_path_factory.mktemp("machine") / "home" / USER
+    """`run.py` and the cost study in the home of a made-up user, all passes, secrets wherever a user might put one."""
+    machine = tmp_path_factory.mktemp("machine")
+    home = machine / "home" / USER
     models, conf = home / "models", home / "conf"
     shutil.copytree(saved_pair, models)
     (conf / "task").mkdir(parents=True)
@@ -65,18 +66,26 @@ def run(saved_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         *(f"+notes.seen='{home} and https://{USER}:{ODD_SECRET}@example.org/x'", f"+notes.env={HF_TOKEN}"),
         f"reference=[autoregressive,{{decoder: speculative, label: '{models}/{WANDB_KEY}'}}]",
     ]
-    done = subprocess.run(
-        [sys.executable, "run.py", *overrides],
-        cwd=ROOT,
-        env={**os.environ, **secret, **where},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    overrides += [
+        *(f"judge.path={models / 'target'}", "energy=true", f"meter.gpus=[{UUIDS[0]}]", "meter.rapl=null"),
+        *("meter.seconds=0.3", "meter.idle_seconds=0.5", "meter.blocks=1"),
+    ]
+    printed = ""
+    for command in (["run.py"], ["-m", "experiments.cost", "cost.repeats=1", "cost.nodes=[1,2,5]", "cost.batches=[1]"]):
+        done = subprocess.run(
+            [sys.executable, *command, *overrides],
+            cwd=ROOT,
+            env={**nvml_environment(machine), **secret, **where},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        printed += done.stdout
     files = {path.name: path.read_bytes() for path in (home / "results").rglob("*") if path.is_file()}
     assert {"config.yaml", "environment.json", "samples.jsonl", "summary.json"} <= files.keys()
-    return Run(files, done.stdout, files["config.yaml"].decode())
+    assert {"judge.jsonl", "energy.jsonl", "cost.json"} <= files.keys()
+    return Run(files, printed, files["config.yaml"].decode())
 
 
 @pytest.mark.parametrize("secret", SECRETS)
