@@ -12,22 +12,25 @@ failure is repeated twice at most. Knows texts by variant, prompt and repeat, an
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import cycle
-from math import isfinite
+from datetime import UTC, datetime
+from math import ceil, isfinite
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from experiments.journal import SCHEMA_VERSION, Row
 from mtad.errors import UserError
 from mtad.generate import Output
 from mtad.meter.device import Kind
-from mtad.meter.meter import Meter, Record, check_hertz
+from mtad.meter.meter import Meter, Record, Window, check_hertz
 from mtad.meter.rapl import POWERCAP
 
 ATTEMPTS = 3  # at a round whose blocks have no joules
 IDLE_WINDOWS = 5
+PAUSE_SECONDS = 5.0  # before a spell of idling, so that the clocks have fallen; no longer than the spell
 
 Item = tuple[str, int]  # (prompt id, repeat)
 Write = Callable[[str, str, int], Output]  # of (variant's label, prompt id, repeat)
@@ -72,6 +75,11 @@ class MeterSettings:
         if self.rapl is not None:
             object.__setattr__(self, "rapl", Path(self.rapl))
 
+    @property
+    def pause_seconds(self) -> float:
+        """Before every spell of idling."""
+        return min(PAUSE_SECONDS, self.idle_seconds)
+
 
 class Timed:
     """The timed rows, as what the pass expects: seconds and tokens of every text.
@@ -102,6 +110,33 @@ class Timed:
             position += len(chosen)
             lists.append(chosen)
         return lists
+
+    def expected_seconds(self, labels: Sequence[str], settings: MeterSettings, missing: Iterable[int]) -> float:
+        """How long the `missing` rounds and the two spells of idling will take, if texts take as long again."""
+        lists = self.lists(labels, settings.seconds, settings.blocks)
+        expected = 2 * (settings.idle_seconds + settings.pause_seconds)
+        for number in missing:
+            for label in labels:
+                once = sum(self.seconds[label, item] for item in lists[number])
+                expected += once * ceil(settings.seconds / once) if once else settings.seconds
+        return expected
+
+
+@dataclass
+class _Written:
+    """What a block's texts come to; the texts themselves hold events of the device and are let go."""
+
+    texts: int = 0
+    tokens: int = 0
+    text_seconds: float = 0.0
+    texts_differing: int = 0
+
+    def add(self, output: Output, expected: Sequence[int]) -> None:
+        """Count a text, which should have come out as `expected`."""
+        self.texts += 1
+        self.tokens += len(output.tokens)
+        self.text_seconds += output.prefill_seconds + output.decode_seconds
+        self.texts_differing += output.tokens != expected
 
 
 @dataclass(frozen=True)
@@ -142,9 +177,10 @@ class EnergyPass:
 
     def _idle(self, when: str) -> bool:
         """Append a record of idling, weights resident; whether any of its windows has joules."""
+        sleep(self.settings.pause_seconds)
         windows = self.meter.idle(self.settings.idle_seconds, IDLE_WINDOWS)
         data = [{**asdict(window), **_joules(self.meter, window)} for window in windows]
-        self.append({**self._stamp("idle"), "when": when, "windows": data})
+        self.append({**self._stamp("idle"), "when": when, "notes": list(self.meter.notes), "windows": data})
         return any(window["joules"] is not None for window in data)
 
     def _round(self, number: int, attempt: int, items: Sequence[Item]) -> bool:
@@ -163,34 +199,36 @@ class EnergyPass:
 
         If writing fails, as it does on a GPU that is lost, there is a record without joules before the error passes on.
         """
-        outputs: list[Output] = []
-        window = self.meter.window()
+        label, written, window = heading["variant"], _Written(), self.meter.window()
         try:
             with window:
                 while window.elapsed < self.settings.seconds:
                     for item in items:
-                        outputs.append(self.write(heading["variant"], *item))
+                        written.add(self.write(label, *item), self.timed.tokens[label, item])
         except Exception as error:
-            record = self._record(heading, items, outputs, window.record)
-            reason = record["joules_reason"] or f"writing ended in {type(error).__name__}"
-            self.append({**record, "joules": None, "joules_reason": reason})
+            self.append(self._broken(heading, items, written, window, error))
             raise
-        record = self._record(heading, items, outputs, window.record)
+        record = self._record(heading, items, written, window.record)
         self.append(record)
         return record
 
-    def _record(self, heading: Row, items: Sequence[Item], outputs: Sequence[Output], window: Record) -> Row:
-        expected = [self.timed.tokens[heading["variant"], item] for item in items]
+    def _broken(self, heading: Row, items: Sequence[Item], written: _Written, window: Window, error: Exception) -> Row:
+        """The record of a block that ended in an error: of the work, or of the meter, which then leaves no record."""
+        name = type(error).__name__
+        if hasattr(window, "record"):
+            record = self._record(heading, items, written, window.record)
+            return without_joules(record, record["joules_reason"] or f"writing ended in {name}")
+        nothing = Record(datetime.now(UTC).isoformat(timespec="milliseconds"), 0.0, (), None)
+        return without_joules(self._record(heading, items, written, nothing), f"the meter ended in {name}")
+
+    def _record(self, heading: Row, items: Sequence[Item], written: _Written, window: Record) -> Row:
         return {
             **self._stamp("block"),
             **heading,
             "items": [list(item) for item in items],
             "least_seconds": self.settings.seconds,
-            "passes": len(outputs) // len(items),
-            "texts": len(outputs),
-            "tokens": sum(len(output.tokens) for output in outputs),
-            "text_seconds": sum(output.prefill_seconds + output.decode_seconds for output in outputs),
-            "texts_differing": sum(o.tokens != tokens for o, tokens in zip(outputs, cycle(expected), strict=False)),
+            "passes": written.texts // len(items),
+            **asdict(written),
             **asdict(window),
             **_joules(self.meter, window),
         }
@@ -199,20 +237,33 @@ class EnergyPass:
         return {"schema_version": SCHEMA_VERSION, **self.provenance, "kind": kind}
 
 
-def alike(records: Iterable[Row], seconds: float, devices: Collection[str] | None) -> list[Row]:
-    """The records that may stand in one figure: blocks of at least so many seconds, of the same devices.
+def without_joules(record: Row, reason: str) -> Row:
+    """A record of a block, or of a spell of idling, whose joules do not count, for this reason."""
+    if record["kind"] == "idle":
+        return {**record, "windows": [{**w, "joules": None, "joules_reason": reason} for w in record["windows"]]}
+    return {**record, "joules": None, "joules_reason": reason}
+
+
+def source_of(meter: Meter) -> Kind:
+    """What `joules` sums up: the GPUs where one is in use, else the CPU packages."""
+    return "gpu" if any(device.kind == "gpu" for device in meter.devices) else "cpu"
+
+
+def alike(records: Iterable[Row], seconds: float, source: Kind | None) -> list[Row]:
+    """The records that may stand in one figure: blocks of at least so many seconds, of the same source.
+
+    Blocks of one round are of one process, and so of the same devices; rounds may be of different ones.
 
     Args:
-        devices: their UUIDs; None takes those of the last block.
+        source: of the joules; None takes that of most blocks.
     """
     listed = list(records)
-    blocks = [record for record in listed if record["kind"] == "block"]
-    wanted = {device["uuid"] for device in blocks[-1]["devices"]} if devices is None and blocks else set(devices or ())
+    sources = Counter(r["source"] for r in listed if r["kind"] == "block" and r["joules"] is not None)
+    wanted = source or next((name for name, _ in sources.most_common(1)), None)
     return [
         record
         for record in listed
-        if record["kind"] != "block"
-        or (record["least_seconds"] >= seconds and {device["uuid"] for device in record["devices"]} == wanted)
+        if record["kind"] != "block" or (record["least_seconds"] >= seconds and wanted in (None, record["source"]))
     ]
 
 
@@ -234,8 +285,8 @@ def missing_rounds(records: Iterable[Row], labels: Sequence[str], blocks: int) -
 
 
 def _joules(meter: Meter, window: Record) -> Row:
-    """Sums over the GPUs and over the CPU packages; `joules` is the former where a GPU is in use, else the latter."""
-    source: Kind = "gpu" if any(device.kind == "gpu" for device in meter.devices) else "cpu"
+    """Sums over the GPUs and over the CPU packages; `joules` is that of the meter's source."""
+    source = source_of(meter)
     sums: Row = {"source": source}
     kinds: dict[str, Kind] = {"joules": source, "joules_gpu": "gpu", "joules_cpu": "cpu"}
     for name, kind in kinds.items():

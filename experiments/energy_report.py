@@ -2,7 +2,11 @@
 
 Gross joules per token is the primary figure: all that the devices drew while a decoder wrote, over the tokens. The net
 one subtracts what they draw idle with the weights resident, which flatters slow decoders. Ratios are ratios of sums
-over rounds; the bootstrap resamples rounds, and for the net ones the idle windows of every process too, by themselves.
+over rounds, and the bootstrap resamples rounds.
+
+Idle power drifts from the spell before the blocks to the one after them by far more than within either. So the spells
+of a process are the units, resampled by themselves. Two tell little of a spread: their standard error, half of the
+difference, is as often too small as too large, so twice that is taken. An exact 95 % is beyond two spells.
 """
 
 from __future__ import annotations
@@ -18,10 +22,14 @@ from experiments.intervals import Estimate, estimate
 from experiments.journal import Row
 from mtad.meter.nvml import THROTTLES
 
+ONE_SPELL = "no interval: a process has joules of idling before or after its blocks only, so the drift is unknown"
 NOT_ABOVE_IDLE = "a decoder draws no more than the idle device, so net joules have no ratio"
 
 Joules = Callable[[str], np.ndarray]  # of a variant's blocks, [..., rounds]
-Idle = dict[str, np.ndarray]  # by process: watts [windows, devices]
+Idle = dict[str, np.ndarray]  # by process: watts [spells, devices]
+SPELLS = 2  # of idling in a process that was not interrupted
+# Resampling two spells gives the standard error of their mean over sqrt(2), since it divides by n and not by n - 1.
+WIDENED = 2 * np.sqrt(2)
 
 
 class Energy:
@@ -40,6 +48,7 @@ class Energy:
         self._rounds = list(settled_rounds(records, labels).values())
         self.blocks = [block for blocks in self._rounds for block in blocks.values()]
         self._idle = _idle_watts(records)
+        self._notes = sorted({note for record in records for note in record.get("notes", ())})
         self._failures = _failures(records, settled_rounds(records, labels))
         self._absent = _why_not(records, absent)
 
@@ -62,10 +71,12 @@ class Energy:
             "methods": sorted({device["method"] for device in devices}),
             "method_reasons": sorted({device["method_reason"] for device in devices if device["method_reason"]}),
             "devices": sorted({device["uuid"] for device in devices}),
+            "device_sets": len({frozenset(device["uuid"] for device in _devices(block)) for block in blocks}),
             "shared": any(device["shared"] for device in devices),
             "blocks": len(blocks),
             "shortest_block_seconds": min((block["work_seconds"] for block in blocks), default=None),
             "failures": self._failures,
+            "notes": self._notes,
             "blocks_disagreeing": sum(any(d["disagrees"] for d in _devices(block)) for block in blocks),
             "blocks_throttled": sum(bool(_throttles(block)) for block in blocks),
             "throttles": sorted({reason for block in blocks for reason in _throttles(block)}),
@@ -96,24 +107,30 @@ class Energy:
             return estimate(statistic, samples, unit="rounds")
 
     def ratio_net(self, label: str, reference: str) -> Estimate:
-        """The same without the idle power, whose spread over windows enters the interval."""
+        """The same without the idle power, whose drift enters the interval."""
         without = self._without_idle()
         if without:
             return Estimate(None, reason=without)
         processes = self._processes()
         tokens = {name: self._column(name, "tokens") for name in (label, reference)}
 
-        def statistic(rounds: np.ndarray, *windows: np.ndarray) -> np.ndarray:
-            idle = [self._idle[name][chosen].mean(axis=-2) for name, chosen in zip(processes, windows, strict=True)]
+        def statistic(rounds: np.ndarray, *spells: np.ndarray) -> np.ndarray:
+            idle = {}
+            for name, chosen in zip(processes, spells, strict=True):
+                mean = self._idle[name].mean(axis=0)
+                idle[name] = mean + WIDENED * (self._idle[name][chosen].mean(axis=-2) - mean)
             per_token = []
             for name in (label, reference):
-                net = np.take_along_axis(self._net_joules(name, dict(zip(processes, idle, strict=True))), rounds, -1)
+                net = np.take_along_axis(self._net_joules(name, idle), rounds, -1)
                 per_token.append(net.sum(-1) / tokens[name][rounds].sum(-1))
             positive = (per_token[0] > 0) & (per_token[1] > 0)  # two negative ones would pass for a ratio
             return np.where(positive, per_token[0] / per_token[1], np.nan)
 
         samples = [np.arange(len(self._rounds)), *(np.arange(len(self._idle[name])) for name in processes)]
         with np.errstate(divide="ignore", invalid="ignore"):
+            if any(len(self._idle[name]) < SPELLS for name in processes):
+                value = float(statistic(*samples))
+                return Estimate(value, reason=ONE_SPELL) if value > 0 else Estimate(None, reason=NOT_ABOVE_IDLE)
             return estimate(statistic, samples, paired=False, unit="rounds", undefined=NOT_ABOVE_IDLE)
 
     def _net(self, label: str) -> tuple[float | None, str | None]:
@@ -135,8 +152,8 @@ class Energy:
         """Why there are no net figures; None if there are."""
         if not self._rounds:
             return self._absent
-        few = [name for name in self._processes() if len(self._idle.get(name, ())) < 2]  # a spread needs two
-        return "fewer than two windows of idling have joules in some process" if few else None
+        none = [name for name in self._processes() if name not in self._idle]
+        return "no window of idling has joules in some process" if none else None
 
     def _processes(self) -> list[str]:
         return sorted({block["process_id"] for blocks in self._rounds for block in blocks.values()})
@@ -146,14 +163,14 @@ class Energy:
 
 
 def _idle_watts(records: Iterable[Row]) -> Idle:
-    """Of every process the idle windows in which each device has joules; devices in the order of its blocks."""
-    watts: dict[str, list[list[float]]] = {}
+    """Of every process the means of its spells, over windows in which each device has joules; devices as in blocks."""
+    watts: dict[str, list[np.ndarray]] = {}
     for record in records:
-        for window in record["windows"] if record["kind"] == "idle" else ():
-            if window["joules"] is not None:
-                row = [device["joules"] / device["seconds"] for device in _devices(window)]
-                watts.setdefault(record["process_id"], []).append(row)
-    return {process: np.array(rows) for process, rows in watts.items()}
+        windows = [w for w in record["windows"] if w["joules"] is not None] if record["kind"] == "idle" else []
+        if windows:
+            rows = [[device["joules"] / device["seconds"] for device in _devices(window)] for window in windows]
+            watts.setdefault(record["process_id"], []).append(np.mean(rows, axis=0))
+    return {process: np.array(spells) for process, spells in watts.items()}
 
 
 def _failures(records: Iterable[Row], settled: Iterable[int]) -> list[str]:

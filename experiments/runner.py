@@ -13,8 +13,9 @@ from itertools import groupby
 from operator import itemgetter
 
 from experiments.code_version import code_hash
-from experiments.energy import EnergyPass, Timed, alike, missing_rounds
+from experiments.energy import EnergyPass, Timed, alike, missing_rounds, source_of, without_joules
 from experiments.energy_report import Energy
+from experiments.isolation import disturbances
 from experiments.journal import Row
 from experiments.judge import load_judge
 from experiments.plan import Plan, prepare
@@ -96,7 +97,10 @@ def measure_energy(process: Process) -> None:
     if not missing:
         return
     _check_code(plan, records)
-    say(f"energy: {len(missing)} rounds of blocks of {plan.settings.meter.seconds:g} s or more for each variant")
+    timed = Timed(settled(folder.samples.rows(), plan.cells))
+    minutes = timed.expected_seconds(plan.labels, plan.settings.meter, missing) / 60
+    blocks = f"{len(missing)} rounds of blocks of {plan.settings.meter.seconds:g} s or more for each variant"
+    say(f"energy: {blocks}, about {minutes:.{0 if minutes >= 10 else 1}f} min")
     bench = process.bench
     process.begin()
     variants = {variant.label: variant for variant in plan.settings.variants}
@@ -106,7 +110,10 @@ def measure_energy(process: Process) -> None:
 
     def keep(record: Row) -> None:
         lap = process.watch.lap()
-        folder.energy.append({**redact(record), "isolation": lap})  # reasons are other libraries' words
+        record = {**redact(record), "isolation": lap}  # reasons are other libraries' words
+        if plan.settings.strict and (found := disturbances([lap], "blocks")):
+            record = without_joules(record, found[0])  # else the round would be settled, and never measured again
+        folder.energy.append(record)
         bench.insist(lap)
         process.watch.start()
 
@@ -115,7 +122,7 @@ def measure_energy(process: Process) -> None:
         EnergyPass(
             provenance,
             plan.labels,
-            Timed(settled(folder.samples.rows(), plan.cells)),
+            timed,
             lambda label, prompt, repeat: bench.write(variants[label], prompts[prompt], repeat),
             process.meter,
             plan.settings.meter,
@@ -153,10 +160,10 @@ def report(process: Process) -> dict[str, object]:
 
 
 def _energy_records(process: Process) -> list[Row]:
-    """What was measured as the settings ask for; without a meter, whatever was measured last."""
+    """What was measured as the settings ask for; without a meter, what most blocks were measured of."""
     meter, settings = process.meter, process.plan.settings.meter
-    devices = {device.uuid for device in meter.devices} if meter else None
-    return alike(process.plan.folder.energy.rows(), settings.seconds if meter else 0.0, devices)
+    source = source_of(meter) if meter else None
+    return alike(process.plan.folder.energy.rows(), settings.seconds if meter else 0.0, source)
 
 
 def _text(record: Row) -> tuple[str, ...]:

@@ -169,20 +169,24 @@ def _notes(summary: Summary) -> Iterator[str]:
 
 def _energy_notes(energy: Sequence[Summary]) -> Iterator[str]:
     """How joules were measured, and what speaks against them."""
-    first = energy[0]
     yield from sorted(
         {f"J/token: {row['joules_per_token_reason']}" for row in energy if row["joules_per_token_reason"]}
     )
-    if first["joules_per_token"] is not None:
+    if measured := [row for row in energy if row["joules_per_token"] is not None]:
+        first, methods = measured[0], _union(measured, "methods")
         what = {"gpu": "the GPUs in use", "cpu": "the processor's packages"}[first["source"]]
-        shared = ", which others use too" if first["shared"] else ""
-        shortest = min(row["shortest_block_seconds"] for row in energy)
+        shared = ", which others use too" if any(row["shared"] for row in measured) else ""
+        shortest = min(row["shortest_block_seconds"] for row in measured)
         yield (
             f"J/token: gross, of {what}{shared}, prefill included; {first['blocks']} blocks of {shortest:.1f} s or "
-            f"more ({', '.join(first['methods'])})"
+            f"more ({', '.join(methods)})"
         )
         if shortest < LEAST_SECONDS:
             yield f"J/token: blocks shorter than {LEAST_SECONDS:g} s"
+        if (sets := max(row["device_sets"] for row in measured)) > 1:
+            yield f"MIXED: blocks of energy of {sets} sets of devices; J/token is a blend, ratios hold within each"
+    yield from (f"J/token: not by the counter: {reason}" for reason in _union(energy, "method_reasons"))
+    yield from (f"J/token: {note}" for note in _union(energy, "notes"))
     counts = {
         "blocks_disagreeing": "blocks in which counter and power trace lie more than 5 % apart",
         "blocks_throttled": "blocks in which the GPU's clocks were held back",
@@ -191,7 +195,12 @@ def _energy_notes(energy: Sequence[Summary]) -> Iterator[str]:
     for key, what in counts.items():
         if found := sum(row[key] for row in energy):
             yield f"J/token: {found} {what}"
-    yield from (f"J/token: a round does not count: {reason}" for reason in first["failures"])
+    yield from (f"J/token: a round does not count: {reason}" for reason in _union(energy, "failures"))
+
+
+def _union(rows: Sequence[Summary], key: str) -> list[str]:
+    """What any row lists under a key."""
+    return sorted({entry for row in rows for entry in row[key]})
 
 
 def _comparison_notes(summary: Summary, compared: Sequence[Summary]) -> Iterator[str]:

@@ -6,11 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
-from experiments.energy import alike, settled_rounds
+from experiments.energy import alike, missing_rounds, settled_rounds, without_joules
 from experiments.energy_report import Energy
 from experiments.journal import Row
+from experiments.table import _energy_notes
 
 
 def device(joules: float, seconds: float, uuid: str = "GPU-a", **changes: object) -> Row:
@@ -65,13 +67,24 @@ def run_of(idles: Sequence[Row], noise: Sequence[float] = (0, 1, -1, 2, -2)) -> 
     return [*idles, *(record for blocks in rounds for record in blocks)]
 
 
-def test_blocks_that_were_shorter_or_of_other_devices_are_not_pooled() -> None:
+def test_blocks_that_were_shorter_or_of_another_source_are_not_pooled() -> None:
     whole = run_of([idle(50, 50, 50)])
-    assert alike(whole, 9.5, {"GPU-a", "GPU-b"}) == whole == alike(whole, 0, None)
-    assert [record["kind"] for record in alike(whole, 9.6, {"GPU-a", "GPU-b"})] == ["idle"]
-    assert [record["kind"] for record in alike(whole, 0, {"GPU-a"})] == ["idle"]
-    later = [*whole, block(0, "a", device(9, 10)), block(0, "b", device(9, 10))]
-    assert [record["round"] for record in alike(later, 0, None)[1:]] == [0, 0]
+    assert alike(whole, 9.5, "gpu") == whole == alike(whole, 0, None)
+    assert [record["kind"] for record in alike(whole, 9.6, "gpu")] == ["idle"]
+    assert [record["kind"] for record in alike(whole, 0, "cpu")] == ["idle"]
+    package = device(9, 10, "intel-rapl:0", kind="cpu")
+    later = [*whole, *({**block(0, label, package), "source": "cpu"} for label in "ab")]
+    assert alike(later, 0, None) == whole
+    assert [record["round"] for record in alike(later, 0, "cpu")[1:]] == [0, 0]
+
+
+def test_a_round_of_another_gpu_or_with_the_processor_beside_it_stays() -> None:
+    process, package = "two", device(7, 10, "intel-rapl:0", kind="cpu")
+    elsewhere = [block(5, label, device(2000, 10, "GPU-c"), package, process=process) for label in "ab"]
+    records = [*run_of([idle(50), idle(50)]), *elsewhere]
+    assert alike(records, 9.5, "gpu") == records and missing_rounds(records, "ab", 6) == []
+    figures = Energy(records, ("a", "b")).figures("a")
+    assert figures["devices"] == ["GPU-a", "GPU-b", "GPU-c"] and figures["device_sets"] == 2
 
 
 def test_joules_below_those_of_idling_have_no_net_ratio() -> None:
@@ -98,15 +111,49 @@ def test_gross_and_net_follow_from_all_devices_and_their_own_seconds() -> None:
     assert all(found["better"] == "lower" and found["null"] == 1 for found in compared)
 
 
-def test_the_spread_of_idling_widens_the_net_interval_alone() -> None:
-    steady, restless = (Energy(run_of([idle(*watts)]), ("a", "b")) for watts in ((50,) * 6, (40, 60) * 3))
+def test_the_drift_of_idling_between_the_spells_widens_the_net_interval_alone() -> None:
+    steady, drifting = (Energy(run_of([idle(*[w] * 5) for w in spells]), ("a", "b")) for spells in ((50, 50), (40, 60)))
 
     def width(found: Any) -> float:
         return float(found.high - found.low)
 
-    assert width(restless.ratio("a", "b")) == width(steady.ratio("a", "b"))
-    assert restless.ratio_net("a", "b").value == pytest.approx(steady.ratio_net("a", "b").value)
-    assert width(restless.ratio_net("a", "b")) > 5 * width(steady.ratio_net("a", "b"))
+    assert width(drifting.ratio("a", "b")) == width(steady.ratio("a", "b"))
+    assert drifting.ratio_net("a", "b").value == pytest.approx(steady.ratio_net("a", "b").value)
+    assert width(drifting.ratio_net("a", "b")) > 5 * width(steady.ratio_net("a", "b"))
+
+
+def test_the_net_interval_holds_the_truth_although_idling_drifts() -> None:
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(100):
+        spells = [50 + rng.normal(0, 8 / 2**0.5) + rng.normal(0, 0.5, 5) for _ in range(2)]  # they differ by sd 8 W
+        found = Energy(run_of([idle(*spell) for spell in spells], rng.normal(0, 10, 5)), ("a", "b"))
+        estimate = found.ratio_net("a", "b")
+        assert estimate.low is not None and estimate.high is not None
+        held += estimate.low <= 2000 / 900 <= estimate.high
+    assert held > 85
+
+
+def test_with_one_spell_of_idling_there_is_a_net_ratio_without_an_interval() -> None:
+    after = without_joules(idle(90), "a reset")
+    for idles in ([idle(50, 50, 50)], [idle(50), after]):
+        found = Energy(run_of(idles), ("a", "b")).ratio_net("a", "b")
+        assert found.value == pytest.approx(2000 / 900) and found.low is found.p is None
+        assert "before or after its blocks only" in (found.reason or "")
+
+
+def test_the_table_names_what_any_variant_has_against_its_joules() -> None:
+    traced = {"method": "nvml_power_trace", "method_reason": "the energy counter stood still for 1 s"}
+    records = [
+        {**idle(50), "notes": ["the order of GPUs is doubtful"]},
+        *(block(i, label, device(9, 1, **(traced if label == "b" else {}))) for i in range(2) for label in "ab"),
+        *({**block(i, label, device(9, 1, "GPU-c")), "process_id": "two"} for i in (2,) for label in "ab"),
+    ]
+    energy = Energy(records, ("a", "b"))
+    notes = " | ".join(_energy_notes([energy.figures(label) for label in "ab"]))
+    assert "(nvml_power_trace, nvml_total_energy)" in notes
+    assert "not by the counter: the energy counter stood still" in notes
+    assert "the order of GPUs is doubtful" in notes and "MIXED: blocks of energy of 2 sets of devices" in notes
 
 
 def test_every_process_is_netted_by_its_own_idling() -> None:
