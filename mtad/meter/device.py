@@ -19,11 +19,13 @@ class Device(Protocol):
     """One device with an energy counter, a power reading, or both. Every method may raise UnreadableError.
 
     Attributes:
-        uuid: the name that stays, whatever order devices are listed in.
+        uuid: the name that stays, whatever order devices are listed in; a CPU package's is that of one
+            on every machine, a GPU's is its own.
         name: the model.
         shared: other work than ours counts too, whatever we do: a GPU cut into MIG slices, a CPU package.
         counter: what its energy counter is called in records.
-        power: what its power reading is, "instant" or "average" over about a second; None if it has none.
+        power: what its power reading is, "instant" or "average" over about a second; None if it has none, or if nobody
+            says which.
     """
 
     uuid: str

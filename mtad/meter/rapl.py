@@ -18,7 +18,12 @@ HIGHEST_WATTS = 10_000.0  # no package draws more; a wrap that would mean more i
 
 
 class Package:
-    """One CPU package, a `Device`. Thread-safe."""
+    """One CPU package, a `Device`. Thread-safe.
+
+    Attributes:
+        uuid: Linux's name of the zone, such as `intel-rapl:0`. Every machine has one of that name: it tells the
+            packages of one machine apart, and says nothing about which machine it is.
+    """
 
     kind: Kind = "cpu"
     counter = "rapl"
