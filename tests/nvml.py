@@ -66,7 +66,8 @@ def nvml_environment(folder: Path, curves: Iterable[Curve] = CURVES, **steering:
             NVML's code that the counter returns. `counter_scale`: the counter runs so much faster. `mig`: slices of a
             GPU (2). `processes`: pids of its compute processes, {gpu: [pid, ...]}, 0 being the asking one. `throttle`:
             bits of the clock event reasons, and `throttle_from` the second that they begin at. `same_names`: {0: 1},
-            all GPUs are of one model. `init_error`: an int, NVML's code that nvmlInit returns, such as 9 (driver not
+            all GPUs are of one model. `slow_ms`: every call takes so long. `capability`: CUDA's, {gpu: 86} for 8.6, 0
+            if NVML does not tell (90). `init_error`: an int, NVML's code that nvmlInit returns, such as 9 (driver not
             loaded).
 
     In that process, `ctypes.CDLL("libnvidia-ml.so.1").nvml_stub_load(gpu, ctypes.c_double(watts))` adds power from now

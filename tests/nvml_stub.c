@@ -2,7 +2,7 @@
 
    Every setting is an environment variable NVML_STUB_<NAME> of the form "gpu=number,gpu=number"; tests/nvml.py writes
    them and explains them. Times of failures are seconds since the first nvmlInit. A process may also call
-   `nvml_stub_load`, as a workload would, and `nvml_stub_reset`. Function signatures are those of NVML; what is not here is "not found". */
+   `nvml_stub_load`, as a workload would, and `nvml_stub_reset`. Signatures are those of NVML; what is not here is "not found". */
 
 #define _GNU_SOURCE
 #include <math.h>
@@ -108,6 +108,7 @@ void nvml_stub_reset(int gpu) { asked_reset[gpu] = now(); }
 /* What every call on a device goes through first. */
 static int check(const Device *device) {
     if (!device) return INVALID_ARGUMENT;
+    usleep((useconds_t)(steer("SLOW_MS", device->gpu, 0) * 1e3));
     if (after("LOST", device->gpu)) return GPU_IS_LOST;
     while (after("HANGS", device->gpu)) pause();
     return SUCCESS;
@@ -275,6 +276,11 @@ int nvmlDeviceGetPowerManagementDefaultLimit(Device *device, unsigned *milliwatt
     return number(device, milliwatts, 700000);
 }
 int nvmlDeviceGetArchitecture(Device *device, unsigned *architecture) { return number(device, architecture, 9); }
+int nvmlDeviceGetCudaComputeCapability(Device *device, int *major, int *minor) {
+    int both = (int)steer("CAPABILITY", device->gpu, 90), result = check(device);
+    *major = both / 10, *minor = both % 10;
+    return result ? result : both ? SUCCESS : NOT_SUPPORTED;
+}
 int nvmlDeviceGetPersistenceMode(Device *device, unsigned *mode) { return number(device, mode, 1); }
 int nvmlDeviceGetComputeMode(Device *device, unsigned *mode) { return number(device, mode, 0); }
 int nvmlDeviceGetEccMode(Device *device, unsigned *current, unsigned *pending) {

@@ -149,10 +149,35 @@ def test_counter_and_trace_that_disagree_are_flagged_and_far_apart_give_nothing(
     assert broken["joules"] is None and broken["joules_reason"] == "NVML: Unknown Error"
 
 
-def test_average_power_is_taken_where_there_is_no_other_and_called_so(folder: Path) -> None:
-    [window] = measure(nvml_environment(folder, no_instant={0: 1}), 0.3)["windows"]
-    assert [device["power"] for device in window["devices"]] == ["average", "instant", "instant"]
-    assert window["devices"][0]["trace_hertz"] >= 10
+@pytest.mark.parametrize(
+    ("capabilities", "kinds"),
+    [((86, 80, 0), ["average", "instant", None]), ((120, 90, 70), ["average", "average", "instant"])],
+)
+def test_power_usage_is_a_mean_on_gpus_newer_than_ga100_alone(
+    folder: Path, capabilities: tuple[int, ...], kinds: list[str | None]
+) -> None:
+    steering = {"no_instant": dict.fromkeys(range(3), 1), "capability": dict(enumerate(capabilities))}
+    [window] = measure(nvml_environment(folder, **steering), 0.3)["windows"]  # type: ignore[arg-type]
+    assert [device["power"] for device in window["devices"]] == kinds
+    assert all(device["trace_hertz"] >= 10 for device in window["devices"])
+
+
+def test_a_slow_driver_costs_no_accuracy(folder: Path) -> None:
+    [window] = measure(nvml_environment(folder, slow_ms={0: 5, 1: 10}), 1.2)["windows"]
+    for gpu, device in enumerate(window["devices"]):
+        assert device["method"] == "nvml_total_energy" and device["trace_reason"] is None
+        assert device["joules"] == pytest.approx(truth(CURVES[gpu], window, gpu), rel=0.02)
+        assert device["joules"] / device["seconds"] == pytest.approx(
+            device["trace_joules"] / device["seconds"], rel=0.03
+        )
+
+
+def test_a_trace_that_is_too_thin_stands_in_for_nothing(folder: Path) -> None:
+    slow = {"slow_ms": {0: 110, 1: 110}, "no_counter": {0: 1}}
+    [window] = measure(nvml_environment(folder, **slow), 0.5)["windows"]  # type: ignore[arg-type]
+    alone, beside, _ = window["devices"]
+    assert alone["joules"] is None and "its readings are too few" in alone["joules_reason"]
+    assert beside["joules"] > 0 and beside["trace_joules"] is None and "are too few" in beside["trace_reason"]
 
 
 def test_a_driver_that_does_not_answer_costs_a_bounded_time_and_is_not_asked_again(folder: Path) -> None:
@@ -185,8 +210,20 @@ def test_only_the_gpus_in_use_are_measured(folder: Path) -> None:
     assert [device["uuid"] for device in by_torch["devices"]] == [UUIDS[1]]
     by_name = measure(base, gpus=[UUIDS[2], UUIDS[0]], torch_uuids=[])["describe"]["devices"]
     assert [device["uuid"] for device in by_name] == [UUIDS[2], UUIDS[0]]
+    by_both = measure(base, gpus=[UUIDS[2], UUIDS[0]], torch_uuids=[SLICES[2][0].removeprefix("MIG-")])["describe"]
+    assert [device["uuid"] for device in by_both["devices"]] == [UUIDS[2], UUIDS[0]] and not by_both["notes"]
     on_cpu = measure(base, torch_uuids=[])
     assert on_cpu["describe"]["devices"] == [] and "no GPU is in use" in on_cpu["absent"]
+
+
+def test_gpus_named_for_the_meter_hold_the_one_that_the_run_uses(folder: Path) -> None:
+    base = nvml_environment(folder)
+    other = measure(base, gpus=[UUIDS[0]], torch_uuids=[UUIDS[1].removeprefix("GPU-")])["error"]
+    assert f"the run uses GPU {UUIDS[1]}" in other and "\n" not in other
+    unknown = measure(base, gpus=[UUIDS[0]], torch_uuids=["feed"])["error"]
+    assert "does not know the GPU feed" in unknown and "\n" not in unknown
+    on_cpu = measure(base, gpus=[UUIDS[0]], torch_uuids=[])["describe"]
+    assert len(on_cpu["devices"]) == 1 and "the run is on the CPU" in on_cpu["notes"][0]
 
 
 def test_idle_watts_are_those_of_the_curve(folder: Path) -> None:

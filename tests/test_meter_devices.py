@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -20,7 +21,8 @@ from mtad.meter.meter import Meter, open_meter
 from mtad.meter.nvml import clock_events
 from mtad.meter.rapl import Package, open_packages
 from mtad.meter.visible import DOUBT, from_torch, visible
-from mtad.meter.watch import integral
+from mtad.meter.watch import integral, thinness
+from mtad.meter.zeus import SecondOpinion, Zeus
 from tests.nvml import SLICES, UUIDS
 
 
@@ -201,6 +203,72 @@ def test_a_rate_out_of_range_is_one_line(hertz: Any) -> None:
         open_meter(torch_uuids=[], hertz=hertz)
 
 
+class Failing(Package):
+    """A package whose counter ends in an error that no device should raise, at its `after`-th reading."""
+
+    def __init__(self, folder: Path, after: int) -> None:
+        super().__init__(folder)
+        self.after = after
+
+    def joules(self) -> float:
+        self.after -= 1
+        if self.after < 0:
+            raise ValueError("a bug\nin two lines")
+        return super().joules()
+
+    def watts(self) -> float:
+        return 50.0
+
+
+@pytest.mark.parametrize("after", [0, 2, 200])
+def test_an_error_of_any_kind_in_the_thread_is_named_and_gives_no_joules(rising: Path, after: int) -> None:
+    meter = Meter([Failing(rising / "intel-rapl:0", after)], {}, hertz=200)
+    with meter.window() as window:
+        time.sleep(1.2)
+    [device] = window.record.devices
+    assert device.joules is None and device.joules_reason == "reading it ended in ValueError: a bug"
+    assert device.method is None and device.trace_joules is None
+
+
+@pytest.fixture
+def broken_zeus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package of Zeus's name, whose window cannot be opened."""
+    (tmp_path / "zeus").mkdir()
+    (tmp_path / "zeus" / "__init__.py").write_text("")
+    monitor = "class ZeusMonitor:\n    def __init__(self, **_): pass\n    def begin_window(self, *_, **__): {}\n"
+    (tmp_path / "zeus" / "monitor.py").write_text(monitor.format('raise RuntimeError("no window")'))
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "zeus"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.usefixtures("broken_zeus")
+def test_a_second_opinion_that_fails_is_a_reason_and_costs_the_first_nothing(rising: Path) -> None:
+    meter = Meter([Package(rising / "intel-rapl:1")], {}, zeus=Zeus())
+    with meter.window() as window:
+        time.sleep(0.1)
+    assert window.record.zeus == SecondOpinion(None, None, "Zeus: RuntimeError: no window")
+    assert window.record.devices[0].joules is not None
+    for name in ("zeus.monitor", "zeus"):
+        sys.modules.pop(name, None)
+
+
+def test_a_window_that_cannot_be_opened_leaves_no_thread(rising: Path) -> None:
+    class Interrupted(Zeus):
+        def __init__(self) -> None: ...
+
+        def begin(self) -> None:
+            raise KeyboardInterrupt
+
+    meter = Meter([Package(rising / "intel-rapl:1")], {}, zeus=Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        meter.window().__enter__()
+    deadline = time.perf_counter() + 3
+    while any(thread.name.startswith("meter ") for thread in threading.enumerate()):
+        assert time.perf_counter() < deadline
+        time.sleep(0.01)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("zeus") is not None, reason="Zeus is installed")
 def test_zeus_that_is_missing_is_one_line_with_the_remedy() -> None:
     with pytest.raises(UserError, match="pip install zeus"):
@@ -211,6 +279,16 @@ def test_the_trace_is_integrated_between_its_readings_too() -> None:
     trace = [(0.0, 10.0), (1.0, 20.0), (3.0, 20.0)]
     assert integral(trace, 0.5, 2.0) == pytest.approx(0.5 * 17.5 + 20)
     assert integral(trace[:1], 0, 1) is None
+
+
+def test_a_trace_is_a_measure_only_where_it_is_dense_and_covers_the_span() -> None:
+    dense = [(second / 20, 10.0) for second in range(41)]
+    assert thinness(dense, 0.1, 1.9) is None
+    assert thinness(dense, -0.1, 1.9) == thinness(dense, 0.1, 2.1) == "its readings do not cover the span"
+    assert "5.0 a second" in str(thinness(dense[::4], 0.1, 1.9))
+    gap = [*dense[:10], *dense[22:]]
+    assert "up to 0.65 s apart" in str(thinness(gap, 0.1, 1.9)) and thinness(gap, 1.2, 1.9) is None
+    assert thinness(dense[:1], 0, 0) == "too few readings"
 
 
 def test_unknown_clock_events_keep_their_bits() -> None:

@@ -21,10 +21,10 @@ from mtad.meter.device import Device, Kind, UnreadableError
 from mtad.meter.nvml import open_gpus
 from mtad.meter.rapl import POWERCAP, Package, open_packages
 from mtad.meter.visible import Selection, from_torch, named, visible
-from mtad.meter.watch import TICK_SECONDS, Reading, Watch
+from mtad.meter.watch import LEAST_HERTZ, TICK_SECONDS, Reading, Watch
 from mtad.meter.zeus import SecondOpinion, Zeus
 
-LEAST_HERTZ, MOST_HERTZ = 10.0, 200.0
+MOST_HERTZ = 200.0
 PATIENCE_SECONDS = 5.0  # for a driver that does not answer, beyond the wait for a refresh
 
 
@@ -110,7 +110,7 @@ class Meter:
 
 
 class Window:
-    """See `Meter.window`; what is raised by the work passes through."""
+    """See `Meter.window`; what is raised by the work passes through. `record` is there once it was entered and left."""
 
     record: Record
 
@@ -120,16 +120,27 @@ class Window:
     def __enter__(self) -> Window:
         meter = self._meter
         self._watches = {d.uuid: Watch(d, meter.hertz) for d in meter.devices if d.uuid not in meter.silent}
+        try:
+            self._open()
+        except BaseException:  # nobody will leave a window that was not entered: its threads must not go on
+            self._finish()
+            raise
+        self._started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._begun = perf_counter()
+        return self
+
+    def _open(self) -> None:
         for watch in self._watches.values():
             watch.start()
         deadline = perf_counter() + TICK_SECONDS + PATIENCE_SECONDS
         for uuid, watch in self._watches.items():
             self._answers(uuid, watch.ready.wait(max(0.0, deadline - perf_counter())))
-        if meter.zeus:
-            meter.zeus.begin()
-        self._started = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._begun = perf_counter()
-        return self
+        if self._meter.zeus:
+            self._meter.zeus.begin()
+
+    def _finish(self) -> None:
+        for watch in self._watches.values():
+            watch.finish()
 
     @property
     def elapsed(self) -> float:
@@ -138,8 +149,7 @@ class Window:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         ended = perf_counter()
-        for watch in self._watches.values():
-            watch.finish()
+        self._finish()
         deadline = perf_counter() + TICK_SECONDS + PATIENCE_SECONDS
         for uuid, watch in self._watches.items():
             watch.join(0.0 if uuid in self._meter.silent else max(0.0, deadline - perf_counter()))
@@ -177,7 +187,8 @@ def open_meter(
         environment: where CUDA_VISIBLE_DEVICES is looked up if `torch_uuids` is None.
 
     Raises:
-        UserError: a rate out of range, an unknown UUID, a RAPL folder that cannot be read, Zeus not installed.
+        UserError: a rate out of range, an unknown UUID, `gpus` without the GPU that torch uses, a RAPL folder that
+            cannot be read, Zeus not installed.
     """
     check_hertz("hertz", hertz)
     reasons: dict[Kind, str] = {}
@@ -188,7 +199,7 @@ def open_meter(
             raise UserError(f"GPU {gpus[0]} cannot be measured: {error}") from None
         there, notes, reasons["gpu"] = [], [], str(error)
     if gpus is not None:
-        chosen = named(there, gpus)
+        chosen = named(there, gpus, torch_uuids)
     elif torch_uuids is not None:
         chosen = from_torch(there, torch_uuids)
     else:

@@ -15,6 +15,7 @@ import pynvml
 
 from mtad.meter.device import Kind, UnreadableError, UnsupportedError
 
+GA100 = (8, 0)  # CUDA's compute capability; NVML's power usage is a mean over 1 s on all that is newer, says NVIDIA
 POWER_INSTANT = 186  # NVML_FI_DEV_POWER_INSTANT, milliwatts, over all of the board; drivers from 525 on
 CLOCK_EVENTS = {  # bits of nvmlClocksEventReasons, under NVML's names
     0x001: "gpu_idle",
@@ -109,6 +110,7 @@ class Gpu:
             self.uuid: str = pynvml.nvmlDeviceGetUUID(handle)
             self.name: str = pynvml.nvmlDeviceGetName(handle)
         self.power: Literal["instant", "average"] | None = "instant"
+        self._has_instant = True  # until it has denied it
         self._handle, self._part = handle, part or handle
         self.shared = bool((_ask(pynvml.nvmlDeviceGetMigMode, handle) or [0])[0])
         count = _ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) if self.shared else 0
@@ -122,13 +124,15 @@ class Gpu:
             return pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3
 
     def watts(self) -> float:
-        """Power now, or where the driver has only that, over the last second or so (then `power` says "average")."""
+        """Power now, or where the driver has no field for that, NVML's power usage; then `power` says what that is."""
         with _named():
-            if self.power == "instant":
+            if self._has_instant:
                 instant = self._instant()
                 if instant is not None:
                     return instant
-                self.power = "average"
+                self._has_instant = False
+                capability = _ask(pynvml.nvmlDeviceGetCudaComputeCapability, self._handle)
+                self.power = ("average" if tuple(capability) > GA100 else "instant") if capability else None
             return pynvml.nvmlDeviceGetPowerUsage(self._handle) / 1e3
 
     def state(self) -> dict[str, Any]:

@@ -53,13 +53,33 @@ def from_torch(gpus: Sequence[Physical], uuids: Sequence[str]) -> Selection:
     return Selection(tuple(dict.fromkeys(owners[uuid] for uuid in bare if uuid in owners)), tuple(lost))
 
 
-def named(gpus: Sequence[Physical], uuids: Sequence[str]) -> Selection:
-    """The GPUs that a user names by UUID, or by that of a MIG device. Raises UserError."""
+def named(gpus: Sequence[Physical], uuids: Sequence[str], used: Sequence[str] | None = None) -> Selection:
+    """The GPUs that a user names by UUID, or by that of a MIG device.
+
+    Args:
+        gpus: those there.
+        uuids: those named. None at all is a choice too: no GPU is measured.
+        used: torch's UUIDs of the GPUs that the run uses, if torch was asked; empty for a run on the CPU.
+
+    Raises:
+        UserError: an unknown UUID, or none of a GPU that the run uses.
+    """
     owners = {name: gpu.uuid for gpu in gpus for name in (gpu.uuid, *gpu.slices)}
     for uuid in uuids:
         if uuid not in owners:
             raise UserError(f"there is no GPU {uuid!r}; there are: {', '.join(owners) or 'none'}")
-    return Selection(tuple(dict.fromkeys(owners[uuid] for uuid in uuids)))
+    chosen = tuple(dict.fromkeys(owners[uuid] for uuid in uuids))
+    if not chosen or used is None:
+        return Selection(chosen)
+    in_use = from_torch(gpus, used)
+    if in_use.notes:
+        raise UserError(f"{in_use.notes[0]}: leave out the GPUs named for the meter")
+    for uuid in in_use.uuids:
+        if uuid not in chosen:
+            raise UserError(f"the run uses GPU {uuid}, which is not among those named for the meter: name it too")
+    return Selection(
+        chosen, () if used else ("the run is on the CPU: the GPUs named for the meter do none of its work",)
+    )
 
 
 def visible(gpus: Sequence[Physical], environment: Mapping[str, str]) -> Selection:

@@ -3,7 +3,8 @@
 The counter is refreshed about every 100 ms, so a reading may be that old. But the moment of a refresh can be seen: the
 thread polls until the counter moves, at the start before the work begins, at the end after it is done. Both readings
 then belong to known times, and their span holds the work and at most two refreshes of idling around it. A failure of a
-device stays in its thread, as a reason.
+device stays in its thread, as a reason. Where there is no counter, the trace takes its place if it is dense enough and
+covers the work.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ from typing import Any
 
 import numpy as np
 
+from mtad.errors import first_line
 from mtad.meter.device import Device, Kind, UnreadableError, UnsupportedError
 
 TICK_SECONDS = 1.0  # a counter that does not move for so long stands still
 POLL_SECONDS = 0.001
 STATE_SECONDS = 1.0
+LEAST_HERTZ = 10.0  # a trace with fewer readings a second is no measure of joules, nor one with a gap:
+GAP_SECONDS = 0.5
+HASTE = 0.9  # of the period asked for, so that readings which come late do not thin the trace below what was asked
 DISAGREEMENT = 0.05  # of counter and trace, from which on it is flagged
 
 
 @dataclass(frozen=True)
 class Edge:
-    """The counter just after a refresh: time of `perf_counter`, joules."""
+    """The counter just after a refresh: time of `perf_counter` (that of its answer), joules."""
 
     seconds: float
     joules: float
@@ -42,7 +47,8 @@ class Reading:
         seconds: the span that `joules` belong to, from refresh to refresh of the counter. It holds the work.
         lead_seconds: how long before the work that span begins.
         trace: [seconds since the start of that span, watts]; `power` says what kind of reading.
-        trace_joules: its integral over the span: the same sensor, so a check of our code and not of the sensor.
+        trace_joules: its integral over the span: the same sensor, so a check of our code and not of the sensor. Null,
+            with `trace_reason`, where the trace is thinner than 10 Hz, has a gap of over 0.5 s, or is too short.
         disagreement: counter over trace, minus 1; `disagrees` from 5 % on.
         states: temperature, clocks and clock events, once a second.
     """
@@ -75,7 +81,7 @@ class Watch(threading.Thread):
         self.device = device
         self.ready = threading.Event()
         self._finish = threading.Event()
-        self._period = 1 / hertz
+        self._period = HASTE / hertz
         self._next = self._next_state = 0.0
         self._last: float | None = None  # of the counter, joules
         self._edges: list[Edge] = []
@@ -88,6 +94,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """The window, from its first refresh to its last."""
         try:
+            self._sample()  # so that the trace covers the start
             self._edge()
             self.ready.set()
             while not self._finish.wait(max(0.0, self._next - perf_counter())):
@@ -97,6 +104,8 @@ class Watch(threading.Thread):
             self._sample()  # so that the trace covers the end
         except UnreadableError as error:
             self._failure = str(error)
+        except Exception as error:  # of any kind: half a window must not pass for a whole one
+            self._failure = f"reading it ended in {type(error).__name__}: {first_line(error)}"
         finally:
             self.ready.set()
 
@@ -108,16 +117,14 @@ class Watch(threading.Thread):
         """Wait for a refresh of the counter; without one the counter is given up, and the trace goes on."""
         first, deadline = self._counter(), perf_counter() + TICK_SECONDS
         while self._counter_reason is None and perf_counter() < deadline:
-            before = perf_counter()
             value = self._counter()
             if value is not None and value != first:
-                self._edges.append(Edge((before + perf_counter()) / 2, value))
+                self._edges.append(Edge(perf_counter(), value))
                 break
-            self._sample()
+            self._sample_power()  # and no more: a slow driver would let the refresh pass
             sleep(POLL_SECONDS)
         else:
             self._counter_reason = self._counter_reason or f"the energy counter stood still for {TICK_SECONDS:g} s"
-        self._sample()
 
     def _counter(self) -> float | None:
         """Joules; None if the device has no counter. Raises UnreadableError if it cannot be read, or has gone back."""
@@ -133,6 +140,15 @@ class Watch(threading.Thread):
 
     def _sample(self) -> None:
         """Power, counter and state, as far as they are due."""
+        self._sample_power()
+        if self._counter_reason is None:
+            self._counter()  # so that no reset and no wrap goes unseen
+        now = perf_counter()
+        if now >= self._next_state:
+            self._next_state = now + STATE_SECONDS
+            self._states.append({"seconds": now, **self.device.state()})
+
+    def _sample_power(self) -> None:
         now = perf_counter()
         if now < self._next:
             return
@@ -143,21 +159,17 @@ class Watch(threading.Thread):
                 self._trace.append(((now + perf_counter()) / 2, watts))
             except UnreadableError as error:
                 self._trace_reason = str(error)
-        if self._counter_reason is None:
-            self._counter()  # so that no reset and no wrap goes unseen
-        if now >= self._next_state:
-            self._next_state = now + STATE_SECONDS
-            self._states.append({"seconds": now, **self.device.state()})
 
     def reading(self, begun: float, ended: float, silent: str | None = None) -> Reading:
         """The figures of a window whose work took the time from `begun` to `ended`; `silent` if the thread hangs."""
         failure = self._failure or silent
         trace, counted = list(self._trace), self._counter_reason is None and len(self._edges) == 2
         start, end = (edge.seconds for edge in self._edges) if counted else (begun, ended)
-        trace_joules = None if failure or self._trace_reason else integral(trace, start, end)
+        trace_reason = self._trace_reason or failure or thinness(trace, start, end)
+        trace_joules = None if trace_reason else integral(trace, start, end)
         counter_joules = self._edges[1].joules - self._edges[0].joules if counted else None
         disagreement = counter_joules / trace_joules - 1 if counter_joules is not None and trace_joules else None
-        failure = failure or self._doubt(counter_joules, trace_joules)
+        failure = failure or self._doubt(counter_joules, trace_joules, trace_reason)
         joules = None if failure else counter_joules if counted else trace_joules
         method = self.device.counter if counted else "nvml_power_trace"
         span = trace[-1][0] - trace[0][0] if len(trace) > 1 else 0.0
@@ -176,21 +188,37 @@ class Watch(threading.Thread):
             trace=[[round(seconds - start, 4), round(watts, 3)] for seconds, watts in trace],
             trace_hertz=(len(trace) - 1) / span if span else None,
             trace_joules=trace_joules,
-            trace_reason=None if trace_joules is not None else self._trace_reason or failure or "too few readings",
+            trace_reason=trace_reason,
             disagreement=disagreement,
             disagrees=disagreement is not None and abs(disagreement) > DISAGREEMENT,
             states=[{**state, "seconds": round(state["seconds"] - start, 4)} for state in self._states],
         )
 
-    def _doubt(self, counter: float | None, trace: float | None) -> str | None:
+    def _doubt(self, counter: float | None, trace: float | None, trace_reason: str | None) -> str | None:
         """Why joules of the counter and of the trace make no figure; None if one of them does."""
+        if counter is None and self._counter_reason is None:
+            return "the window was not measured to its end"
         if counter is None and trace is None:
-            return f"{self._counter_reason}; and no power trace: {self._trace_reason or 'too few readings'}"
+            return f"{self._counter_reason}; and no power trace: {trace_reason}"
         # The mean over a second lags behind; a reading of now does not, and by half it is not off.
-        if counter is not None and trace and counter < trace / 2 and self.device.power == "instant":
+        if counter is not None and trace and counter < trace / 2 and self.device.power != "average":
             both = f"{counter:.3f} J, the integral of the power trace {trace:.3f} J"
             return f"the energy counter gave far too little: {both}"
         return None
+
+
+def thinness(trace: list[tuple[float, float]], start: float, end: float) -> str | None:
+    """Why the joules of a span cannot be told from a trace of (seconds, watts); None if they can."""
+    if len(trace) < 2:
+        return "too few readings"
+    seconds = np.array(trace)[:, 0]
+    if seconds[0] > start or seconds[-1] < end:
+        return "its readings do not cover the span"
+    gaps = np.diff(seconds)[(seconds[1:] > start) & (seconds[:-1] < end)]
+    hertz, widest = len(gaps) / gaps.sum(), gaps.max()
+    if hertz < LEAST_HERTZ or widest > GAP_SECONDS:
+        return f"its readings are too few: {hertz:.1f} a second, and up to {widest:.2f} s apart"
+    return None
 
 
 def integral(trace: list[tuple[float, float]], start: float, end: float) -> float | None:

@@ -30,7 +30,6 @@ class Zeus:
     def __init__(self) -> None:
         try:
             monitor = importlib.import_module("zeus.monitor")
-            self._error: type[Exception] = importlib.import_module("zeus.exception").ZeusBaseError
         except ImportError:
             raise UserError("zeus=true needs the package zeus: pip install zeus, or leave it out") from None
         self._monitor: Any = None
@@ -55,6 +54,6 @@ class Zeus:
         self._reason: str | None = None
         try:
             return action()
-        except self._error as error:
-            self._reason = f"Zeus: {first_line(error)}"
+        except Exception as error:  # of any kind: a second opinion must never cost the first
+            self._reason = f"Zeus: {type(error).__name__}: {first_line(error)}"
             return None
