@@ -123,15 +123,15 @@ def test_the_drift_of_idling_between_the_spells_widens_the_net_interval_alone() 
 
 
 def test_the_net_interval_holds_the_truth_although_idling_drifts() -> None:
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(0)
     held = 0
-    for _ in range(100):
+    for _ in range(300):
         spells = [50 + rng.normal(0, 8 / 2**0.5) + rng.normal(0, 0.5, 5) for _ in range(2)]  # they differ by sd 8 W
         found = Energy(run_of([idle(*spell) for spell in spells], rng.normal(0, 10, 5)), ("a", "b"))
         estimate = found.ratio_net("a", "b")
         assert estimate.low is not None and estimate.high is not None
         held += estimate.low <= 2000 / 900 <= estimate.high
-    assert held > 85
+    assert held > 0.85 * 300  # with half of this width it is 0.82
 
 
 def test_with_one_spell_of_idling_there_is_a_net_ratio_without_an_interval() -> None:
