@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -214,6 +215,13 @@ def test_a_study_predicts_from_costs_and_counts_that_it_writes_down(call: Call, 
         counted = tally([row for row in rows if row["variant"] == label])
         assert found["predicted_speedup"] == pytest.approx(speedup(counted, price))
         assert found["measured_speedup"] == pytest.approx(measured.get(label, 1.0))
+        own = [row for row in rows if row["variant"] == label]
+        decode = sum(row["seconds"]["decode"] for row in own) / sum(len(row["token_ids"]) for row in own)
+        assert found["seconds_per_token_error"] == pytest.approx(seconds_per_token(counted, price) / decode - 1)
+        if label == "autoregressive":  # set against itself, it would be in error by nothing
+            assert (found["error"], found["error_reason"]) == (None, "the baseline")
+        else:
+            assert found["error"] == pytest.approx(speedup(counted, price) / found["measured_speedup"] - 1)
         assert (found["gamma"] == 4) == (label in ("mmtad", "speculative"))
         assert found["gamma"] or found["gamma_reason"]
     assert record["decoders"]["autoregressive"]["predicted_speedup"] == pytest.approx(1)
@@ -233,19 +241,39 @@ def test_a_second_study_reuses_the_run(call: Call, tmp_path: Path) -> None:
     assert "autoregressive" in found["measured_speedup_reason"]
 
 
+@pytest.mark.parametrize("key", ["machine", "code"])
+def test_costs_beside_rows_of_another_machine_or_other_code_give_no_errors(
+    call: Call, tmp_path: Path, key: str
+) -> None:
+    assert call()[0] == 0
+    written = only(tmp_path, "environment.json" if key == "machine" else "samples.jsonl")
+    text = written.read_text()
+    written.write_text(re.sub(rf'"{key}":\s*"\w+"', f'"{key}":"another"', text, count=1))
+    code, out, err = call()
+    assert code == 0, err
+    record = json.loads(only(tmp_path, "cost.json").read_text())
+    assert ("another machine" if key == "machine" else "other code") in record["incomparable"]
+    found = record["decoders"]["mtad"]
+    assert found["predicted_speedup"] and found["measured_speedup"]
+    for name in ("error", "seconds_per_token_error"):
+        assert (found[name], found[f"{name}_reason"]) == (None, record["incomparable"])
+    assert "NOT COMPARABLE" in out
+
+
 def test_the_curve_alone_needs_no_run(call: Call, tmp_path: Path) -> None:
     code, out, err = call("cost.predict=false", "cost.context=20")
     assert code == 0, err
     record = json.loads(only(tmp_path, "cost.json").read_text())
     assert not list(tmp_path.glob("*/*/samples.jsonl"))
-    assert record["context_tokens"] == 20 and record["decoders"] is None and record["decoders_reason"] in out
+    assert record["context_tokens"] == record["timed_context_tokens"] == 20
+    assert record["decoders"] is None and record["decoders_reason"] in out
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("cost.context=-1", "cost.context must be a number >= 1, not -1"),
-        ("cost.context=60", "lower cost.context or cost.nodes"),
+        ("cost.context=63", "lower cost.context or cost.nodes"),
         ("cost.nodes=[]", "cost.nodes must be a list of whole numbers"),
         ("cost.nodes=[0]", "cost.nodes: each number must be a number >= 1, not 0"),
         ("cost.nodes=3", "cost.nodes must be a list of whole numbers"),

@@ -16,7 +16,7 @@ from baselines.autoregressive import Autoregressive
 from experiments.cost.arithmetic import Arithmetic, arithmetic
 from experiments.cost.deciding import Begin, time_decisions
 from experiments.cost.energy_split import calibrate, measured_read, published_prices, solve, split, sustained
-from experiments.cost.reads import BURST, Curve, branching, time_reads
+from experiments.cost.reads import BURST, Curve, branching, check_room, mean_context, time_reads
 from experiments.cost.study import gross
 from mtad.decoder import Rounds, Text
 from mtad.ending import Limits
@@ -110,6 +110,25 @@ def test_a_timed_read_feeds_so_many_tokens_after_the_context_and_takes_no_less_t
             assert curve.nodes == nodes
             for size, median, low, high in zip(curve.nodes, curve.median, curve.low, curve.high, strict=True):
                 assert (model.milliseconds[0] + size * model.milliseconds[1]) / 1e3 <= low <= median <= high
+
+
+def test_a_context_shorter_than_a_sweep_is_not_passed_off_as_the_one_of_the_reads() -> None:
+    model, nodes = SleepyModel(0), tuple(range(1, 16))
+    time_reads(model, SleepyModel(0), [RAW], [1, 2, 3], 1, nodes, repeats=1)
+    starts = [start for _, start in model.fed]
+    assert mean_context(1, nodes) == sum(starts) / len(starts) == 22
+    assert mean_context(100, nodes) == 100
+
+
+def test_reads_need_the_positions_that_they_feed_and_no_more() -> None:
+    nodes = (1, 5, 20)
+    model = SleepyModel(0)
+    time_reads(model, SleepyModel(0), [RAW], [1, 2, 3], 30, nodes, repeats=1)
+    deepest = max(branching(19).depths)
+    need = max(start for _, start in model.fed) + 1 + deepest
+    check_room(need, 30, nodes)
+    with pytest.raises(UserError, match=f"need {need} positions"):
+        check_room(need - 1, 30, nodes)
 
 
 def test_a_curve_is_linear_between_sizes_and_never_falls_beyond_them() -> None:

@@ -40,6 +40,7 @@ def study(config: DictConfig) -> None:
     from experiments.process import find_meter
     from experiments.progress import say
     from experiments.records import settled
+    from experiments.redact import redact
     from experiments.runner import run
     from experiments.settings import read_settings
 
@@ -58,7 +59,7 @@ def study(config: DictConfig) -> None:
         rows = settled(plan.folder.samples.rows(), plan.cells) if options.predict else []
         meter, no_meter = find_meter(plan)
         say(f"timing reads of {len(options.nodes)} sizes, and what decoders do between reads, on {plan.device}")
-        record = Study(plan, options, rows, meter, no_meter).record()
+        record = redact(Study(plan, options, rows, meter, no_meter).record())
         plan.folder.write_json(RECORD, record)
     print_study(record)
     say(f"written to {plan.folder.path / RECORD}")

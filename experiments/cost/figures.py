@@ -24,23 +24,57 @@ from experiments.cost.predict import (
 from experiments.journal import Row
 from experiments.report import BASELINE
 
+THE_BASELINE = "the baseline"
 
-def predicted(label: str, counted: Tally, rows: Sequence[Row], costs: Costs, deepest: int) -> dict[str, Any]:
-    """Prediction and measurement of one variant, as JSON data."""
+
+def predicted(
+    label: str, counted: Tally, rows: Sequence[Row], costs: Costs, deepest: int, foreign: str | None
+) -> dict[str, Any]:
+    """Prediction and measurement of one variant, as JSON data.
+
+    Args:
+        foreign: why costs and rows may not be set against each other, if so: there are no errors then.
+    """
     value, measured, own = speedup(counted, costs), _measured(label, rows), of_variant(rows, label)
+    seconds = seconds_per_token(counted, costs)
+    # A speed-up that is known may have a reason too: that of its missing interval.
+    unknown = measured["measured_speedup_reason"] if measured["measured_speedup"] is None else None
+    untold = THE_BASELINE if label == BASELINE else unknown or foreign
     decode = sum(row["seconds"]["decode"] for row in own)
     forwards = sum(row["seconds"]["target"] + row["seconds"]["draft"] for row in own)
     return {
-        "predicted_seconds_per_token": seconds_per_token(counted, costs),
+        "predicted_seconds_per_token": seconds,
         "predicted_speedup": value,
         **measured,
-        "error": value / measured["measured_speedup"] - 1 if measured["measured_speedup"] else None,
+        **_error("error", value, measured["measured_speedup"], untold),
         "measured_seconds_per_token": decode / counted.tokens,
+        **_error("seconds_per_token_error", seconds, decode / counted.tokens, foreign),
         "measured_share_outside_forwards": 1 - forwards / decode,
         "reads": {"target": dict(counted.target), "draft": dict(counted.draft)},
         "largest_timed_read_nodes": costs.target.steady.nodes[-1],
         **_drafting(counted, costs, deepest),
     }
+
+
+def incomparable(rows: Sequence[Row], processes: Sequence[Row], here: Row) -> str | None:
+    """Why this process's costs say nothing about the seconds of the rows, in one line; None if they do.
+
+    Args:
+        processes: those that measured the rows, as the run records them.
+        here: this process, recorded likewise.
+    """
+    machines = {process["process_id"]: process.get("machine") for process in processes}
+    if {machines.get(row["process_id"]) for row in rows} - {here["machine"]}:
+        return "rows of the run were measured on another machine, or on one that is not recorded"
+    if {row["code"] for row in rows} - {here["code"]}:
+        return "rows of the run were measured with other code"
+    return None
+
+
+def _error(name: str, value: float, measured: float | None, reason: str | None) -> dict[str, Any]:
+    """Predicted over measured, minus 1; null if there is a reason why not."""
+    error = value / measured - 1 if measured and not reason else None
+    return {name: error, f"{name}_reason": reason}
 
 
 def _measured(label: str, rows: Sequence[Row]) -> dict[str, Any]:

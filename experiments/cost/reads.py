@@ -85,7 +85,7 @@ def time_reads(
     nodes: Sequence[int],
     repeats: int,
 ) -> dict[Warp, Paces]:
-    """Time `repeats` bursts of each size and law with `context` tokens in the cache on average.
+    """Time `repeats` bursts of each size and law with `mean_context(context, nodes)` tokens in the cache on average.
 
     Args:
         warps: from logits to the law that a decoder sees; the paces of each.
@@ -96,8 +96,7 @@ def time_reads(
         UserError: text and tree exceed the positions of a model.
     """
     check_room(min(target.max_positions, draft.max_positions), context, nodes)
-    steps = BURST * len(nodes)
-    length = max(context + 1 - steps // 2, 1)  # each timed read lengthens the text by one, so the mean is right
+    steps, length = BURST * len(nodes), _length(context, nodes)
     text = list(islice(cycle(prompt), length))
     sessions = Session(target), Session(draft)
     trees = {size: branching(size - 1) for size in nodes}
@@ -129,9 +128,20 @@ def branching(nodes: int) -> Tree:
     return tree
 
 
+def mean_context(context: int, nodes: Sequence[int]) -> float:
+    """Tokens in the cache of a timed read, on average: `context` if that is at least half of a sweep's reads."""
+    return _length(context, nodes) - 1 + (BURST * len(nodes) - 1) / 2
+
+
+def _length(context: int, nodes: Sequence[int]) -> int:
+    """Tokens of the text that a sweep begins with; each timed read lengthens it by one."""
+    return max(context + 1 - BURST * len(nodes) // 2, 1)
+
+
 def check_room(positions: int, context: int, nodes: Sequence[int]) -> None:
-    """Raises UserError unless a text of `context` tokens leaves room for the timed reads."""
-    need = context + BURST * len(nodes) + -(-max(nodes) // BRANCHES) + 1
+    """Raises UserError unless texts with `context` tokens on average leave room for the timed reads."""
+    longest = _length(context, nodes) + BURST * len(nodes) - 1  # the last read's text, the root of its tree included
+    need = longest + max(branching(max(nodes) - 1).depths)
     if need > positions:
         raise UserError(
             f"reads of up to {max(nodes)} nodes after {context} tokens need {need} positions; the pair has "

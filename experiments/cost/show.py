@@ -30,7 +30,8 @@ def print_study(record: Record, console: Console | None = None) -> None:
 
 
 def _curves(record: Record) -> Table:
-    title = f"One read after {record['context_tokens']} tokens: lower quartile of {record['repeats']} [median, upper]"
+    context, repeats = f"{record['timed_context_tokens']:.0f}", record["repeats"]
+    title = f"One read after {context} tokens: lower quartile of {repeats} [median, upper]"
     heads = ("target\nms", "after\ndraft", "GFLOP", "MB", "draft\nms", "after\ntarget", "GFLOP", "MB")
     table = _table(title, "nodes", heads)
     for target, draft in zip(record["reads"]["target"], record["reads"]["draft"], strict=True):
@@ -55,6 +56,7 @@ def _predictions(record: Record) -> Table | None:
         "error",
         "predicted\nms/token",
         "measured",
+        "error",
         "outside\nforwards",
     )
     table = _table("Speed-up, predicted from reads timed apart and the run's counts", "variant", heads)
@@ -63,9 +65,10 @@ def _predictions(record: Record) -> Table | None:
             escape(label),
             f"{found['predicted_speedup']:.2f}",
             escape(_measured(found)),
-            "-" if found["error"] is None else f"{found['error']:+.1%}",
+            _error(found["error"]),
             f"{1e3 * found['predicted_seconds_per_token']:.2f}",
             f"{1e3 * found['measured_seconds_per_token']:.2f}",
+            _error(found["seconds_per_token_error"]),
             f"{found['measured_share_outside_forwards']:.1%}",
         )
     return table
@@ -126,6 +129,11 @@ def _energy(record: Record) -> Table | None:
 def _notes(record: Record) -> list[str]:
     """Reasons of what is missing, where numbers come from, and what is taken for granted."""
     notes = [f"context: {record['context_origin']}"]
+    if record["incomparable"]:
+        notes.append(f"NOT COMPARABLE: {record['incomparable']}; predicted and measured are shown, errors are not")
+    if abs(record["timed_context_tokens"] - record["context_tokens"]) > 1:
+        asked, timed = record["context_tokens"], record["timed_context_tokens"]
+        notes.append(f"context: {asked} tokens are fewer than a sweep of reads needs; they had {timed:.0f} on average")
     points = [point for curve in record["reads"].values() for point in curve]
     wide = sum(
         point["steady_seconds_quartile_3"] - point["steady_seconds_quartile_1"]
@@ -159,6 +167,10 @@ def _table(title: str, left: str, heads: Sequence[str]) -> Table:
     for head in heads:
         table.add_column(escape(head), justify="right")
     return table
+
+
+def _error(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.1%}"
 
 
 def _number(value: float | None) -> str:

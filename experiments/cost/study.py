@@ -26,10 +26,10 @@ from experiments.cost.energy_split import (
     split,
     split_record,
 )
-from experiments.cost.figures import of_variant, predicted
+from experiments.cost.figures import incomparable, of_variant, predicted
 from experiments.cost.options import CostOptions
 from experiments.cost.predict import Costs, Tally, tally
-from experiments.cost.reads import Paces, pace_record, time_reads
+from experiments.cost.reads import Paces, mean_context, pace_record, time_reads
 from experiments.environment import cpu_model, describe_process
 from experiments.journal import SCHEMA_VERSION, Row
 from experiments.plan import Plan
@@ -45,6 +45,7 @@ from mtad.meter.device import Kind
 from mtad.meter.meter import Meter
 
 NO_RUN = "cost.predict=false: no run was looked at"
+REPLAY = 1000  # the repeat that texts are written again as: beyond those of any run, so that its luck is none of theirs
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,11 @@ class Study:
 
     def record(self) -> dict[str, Any]:
         """Load the pair, time its reads, and work out what follows: the content of cost.json. Raises UserError."""
-        started = datetime.now(UTC).isoformat(timespec="seconds")
         plan, options = self.plan, self.options
+        here = describe_process("cost", datetime.now(UTC).isoformat(timespec="seconds"), plan.device)
+        foreign = incomparable(self.rows, plan.folder.read_json("environment.json").get("processes", []), here)
         context, origin = self.context()
+        timed = mean_context(context, options.nodes)
         pair = plan.blueprint.load(plan.device)
         prompt = plan.encoded[plan.prompts[0].id]
         tallies = {label: tally(of_variant(self.rows, label)) for label in plan.labels} if self.rows else {}
@@ -78,24 +81,30 @@ class Study:
         return {
             "schema_version": SCHEMA_VERSION,
             "run_id": plan.id,
-            "hardware": describe_process("cost", started, plan.device),
+            "hardware": here,
+            "incomparable": foreign,
             "context_tokens": context,
+            "timed_context_tokens": timed,
             "context_origin": origin,
             "repeats": options.repeats,
             "assumptions": assumptions(options),
             "law": asdict(self.warp),
-            "reads": _reads(paces[self.warp], models, context),
-            "other_laws": [{"law": asdict(warp), "reads": _reads(paces[warp], models, context)} for warp in warps[1:]],
+            "reads": _reads(paces[self.warp], models, timed),
+            "other_laws": [{"law": asdict(warp), "reads": _reads(paces[warp], models, timed)} for warp in warps[1:]],
             "arithmetic": {role: asdict(model) for role, model in models.items()} or None,
             "arithmetic_reason": unknown,
-            "decoders": self._decoders(tallies, host, paces) or None,
+            "decoders": self._decoders(tallies, host, paces, foreign) or None,
             "decoders_reason": None if self.rows else NO_RUN,
             "energy": self.energy(pair, context, models["target"], main) if models else None,
             "energy_reason": unknown,
         }
 
     def _decoders(
-        self, tallies: Mapping[str, Tally], host: Mapping[str, Deciding], paces: Mapping[Warp, Paces]
+        self,
+        tallies: Mapping[str, Tally],
+        host: Mapping[str, Deciding],
+        paces: Mapping[Warp, Paces],
+        foreign: str | None,
     ) -> dict[str, dict[str, Any]]:
         """Prediction and measurement of every variant."""
         found = {}
@@ -104,7 +113,7 @@ class Study:
             baseline = paces[alone.warp][0].steady.seconds(1) + alone.seconds_per_read
             costs = Costs(*paces[own.warp], own.seconds_per_read, baseline)
             found[label] = {
-                **predicted(label, counted, self.rows, costs, self.options.deepest),
+                **predicted(label, counted, self.rows, costs, self.options.deepest, foreign),
                 "law": asdict(own.warp),
                 "decide_seconds_per_read": own.decide_seconds / own.reads,
                 "commit_seconds_per_read": own.commit_seconds / own.reads,
@@ -130,7 +139,7 @@ class Study:
                 plan.encoded[prompt.id],
                 plan.limits(plan.settings.max_new_tokens),
                 variant.sampling,
-                Luck(plan.settings.seed, prompt.id, 0),
+                Luck(plan.settings.seed, prompt.id, REPLAY),
                 detokenise,
             )
 
@@ -208,7 +217,8 @@ def assumptions(options: CostOptions) -> dict[str, str]:
         "quiet": "a read costs the lower quartile of its timings, which other work on the machine disturbs least",
         "sizes": "linear between timed sizes; beyond the largest as between the two largest",
         "host": f"a decoder decides and commits for as long, for each of its reads, as on {options.texts} texts that "
-        "it writes again; the search for stop strings is left out, as in a run",
+        "it writes to the run's first prompts with other luck (greedily: the same texts); the search for stop strings "
+        "is left out, as in a run",
         "before": "of the reads of a model as many come after the other model as there are drafts, of every size alike",
         "baseline": f"{BASELINE} takes one read of one node a token",
         "gamma": f"best gamma is one of 1 to {options.deepest}, for the middle of a text; past the measured depth the "
@@ -234,7 +244,7 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
 
 
-def _reads(paces: Paces, models: Mapping[str, Arithmetic], context: int) -> dict[str, list[dict[str, Any]]]:
+def _reads(paces: Paces, models: Mapping[str, Arithmetic], context: float) -> dict[str, list[dict[str, Any]]]:
     """The curves of both models, with FLOPs and bytes where they are known."""
     return {
         role: [
