@@ -230,6 +230,29 @@ def test_an_error_of_any_kind_in_the_thread_is_named_and_gives_no_joules(rising:
     assert device.method is None and device.trace_joules is None
 
 
+class Sluggish(Failing):
+    """50 W; the counter is refreshed every 0.8 s, 0.35 s after it was read first; the state takes 0.3 s to tell."""
+
+    first: float | None = None
+
+    def joules(self) -> float:
+        now = time.perf_counter()
+        self.first = now if self.first is None else self.first
+        return 40.0 * ((now - self.first + 0.45) // 0.8)
+
+    def state(self) -> dict[str, Any]:
+        time.sleep(0.3)
+        return {}
+
+
+def test_a_state_that_is_due_while_a_refresh_is_waited_for_does_not_hide_it(tmp_path: Path) -> None:
+    meter = Meter([Sluggish(powercap(tmp_path, [0]) / "intel-rapl:0", 0)], {})
+    with meter.window() as window:
+        time.sleep(0.5)  # the second wait is from 0.85 s to 1.15 s; the second state is due after 1 s
+    [device] = window.record.devices
+    assert device.joules == 40 and device.seconds == pytest.approx(0.8, rel=0.1)
+
+
 @pytest.fixture
 def broken_zeus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package of Zeus's name, whose window cannot be opened."""
