@@ -21,7 +21,7 @@ DRAWS = 20_000
 NOISE = 0.08  # of a standard error
 TEXTS = ("speedup", "speedup_end_to_end", "perplexity_ratio", "score_difference")
 DIFFERENCES = ("score_difference",)
-OTHERWISE = ("energy_ratio_net",)  # its interval also resamples the windows of idling
+OTHERWISE = ("energy_ratio_net",)  # its interval also resamples the spells of idling
 
 Record = dict[str, Any]
 Units = dict[str, dict[str, tuple[float, float]]]  # variant -> unit (prompt or round) -> above and below the line
