@@ -1,10 +1,10 @@
-"""What the cost model is made of: FLOPs and bytes by hand, reads and decisions timed apart, energy by its source."""
+"""What the cost model is made of: FLOPs and bytes by hand; reads and decisions timed apart."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter, sleep
+from time import sleep
 
 import pytest
 import torch
@@ -15,9 +15,7 @@ from transformers import GPT2Config
 from baselines.autoregressive import Autoregressive
 from experiments.cost.arithmetic import Arithmetic, arithmetic
 from experiments.cost.deciding import Begin, time_decisions
-from experiments.cost.energy_split import calibrate, measured_read, published_prices, solve, split, sustained
 from experiments.cost.reads import BURST, Curve, branching, check_room, mean_context, time_reads
-from experiments.cost.study import gross
 from mtad.decoder import Rounds, Text
 from mtad.ending import Limits
 from mtad.errors import UserError
@@ -25,7 +23,6 @@ from mtad.generate import writing
 from mtad.law import RAW
 from mtad.loading import Pair
 from mtad.luck import Luck
-from mtad.meter.meter import Meter
 from mtad.model import CausalModel
 from mtad.session import Feed, Reader, Session, serve
 from tests.fakes import TableModel, llama, opt
@@ -194,86 +191,3 @@ def test_reads_after_the_other_model_are_told_from_reads_after_the_same() -> Non
     for pace in time_reads(target, draft, [RAW], [1, 2, 3], 30, [1, 4], repeats=4)[RAW]:
         assert all(seconds >= 0.007 for seconds in pace.switched.low)
         assert min(pace.steady.low) < 0.007
-
-
-# -- energy ----------------------------------------------------------------------------------------------------------
-
-
-def test_prices_are_found_again_from_two_loads_that_obey_them() -> None:
-    flop, byte = 3e-12, 5e-11
-    found = solve(1e12 * flop + 2e9 * byte, 1e12, 2e9, 4e9 * byte, 4e9, "a device")
-    assert found is not None
-    assert (found.joules_per_flop, found.joules_per_byte) == pytest.approx((flop, byte))
-    assert "a device" in found.source
-    assert solve(1.0, 1e12, 2e9, 1000.0, 4e9, "a device") is None  # the copy would cost more than all of the product
-
-
-def test_a_window_is_filled_with_steps_and_gives_the_joules_of_one() -> None:
-    steps: list[None] = []
-
-    def joules(work: Callable[[], None]) -> float:
-        before = len(steps)
-        work()
-        return 7.0 * (len(steps) - before)
-
-    def step() -> None:
-        sleep(0.002)
-        steps.append(None)
-
-    assert sustained(joules, step, lambda: None, seconds=0.02) == pytest.approx(7)
-    assert 4 <= len(steps) <= 12  # two to see how long one takes
-    assert sustained(lambda work: None, step, lambda: None, seconds=0.02) is None
-
-
-def test_a_meter_that_gives_no_joules_gives_no_prices() -> None:
-    assert calibrate(lambda work: None, torch.device("cpu"), torch.float32, 0.001, "this one") is None
-
-
-class Steady:
-    """A GPU that draws 50 W."""
-
-    uuid, name, kind, shared, counter, power = "GPU-0", "steady", "gpu", False, "time", "instant"
-
-    def joules(self) -> float:
-        return 50 * perf_counter()
-
-    def watts(self) -> float:
-        return 50.0
-
-    def state(self) -> dict[str, object]:
-        return {}
-
-
-def test_the_meter_gives_gross_joules_of_its_kind_of_device_only() -> None:
-    meter = Meter([Steady()], {"cpu": "not measured"})  # type: ignore[list-item]
-    assert 50 * 0.2 <= (gross(meter, "gpu")(lambda: sleep(0.2)) or 0) < 50 * 2
-    assert gross(meter, "cpu")(lambda: None) is None
-
-
-def test_a_measured_read_feeds_every_text_of_the_batch() -> None:
-    model, calls = llama(), []
-
-    def joules(work: Callable[[], None]) -> float:
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            work()
-        calls.append(counter.get_total_flops())
-        return 1.0
-
-    single, triple = (measured_read(joules, model, RAW, batch, 5, list(range(20)), 1e-9) for batch in (1, 3))
-    assert single == triple == 1.0
-    products = 2 * 5 * arithmetic(model.lm.config, torch.float32).products
-    assert calls[1] - calls[0] >= 2 * products
-
-
-def test_memory_dominates_alone_and_yields_to_compute_in_a_batch() -> None:
-    model = arithmetic(llama().lm.config, torch.float32)
-    prices = published_prices(torch.device("cpu"), 4)
-    splits = [split(model, prices, batch, 1, 10, 1) for batch in (1, 2, 4, 8, 16)]
-    compute = [found.compute_joules / found.batch for found in splits]
-    assert compute == pytest.approx([model.flops(1, 10) * prices.joules_per_flop] * 5)
-    shares = [found.memory_share for found in splits]
-    assert shares == sorted(shares, reverse=True) and len(set(shares)) == 5
-    verify = split(model, prices, 1, 5, 10, 2.5)
-    joules = model.flops(5, 10) * prices.joules_per_flop + model.bytes(5, 10) * prices.joules_per_byte
-    assert verify.joules_per_token == pytest.approx(joules / 2.5)
-    assert "Horowitz" in prices.source and "modelled" in prices.source

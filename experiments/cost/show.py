@@ -109,7 +109,10 @@ def _gammas(record: Record) -> Table | None:
 def _energy(record: Record) -> Table | None:
     if not record["energy"]:
         return None
-    heads = ("batch", "nodes", "tokens", "compute\nmJ/token", "memory\nmJ/token", "memory\nshare", "measured\nmJ/token")
+    heads = (
+        *("batch", "nodes", "tokens", "compute\nmJ/token", "memory\nmJ/token", "its\nshare", "idle\nmJ/token"),
+        *("measured\nmJ/token", "at\nnodes"),
+    )
     table = _table("Energy of the target's reads, by texts that share one", "reads of", heads)
     for kind, splits in record["energy"]["splits"].items():
         for found in splits:
@@ -121,7 +124,9 @@ def _energy(record: Record) -> Table | None:
                 _small(found["compute_joules_per_token"]),
                 _small(found["memory_joules_per_token"]),
                 f"{found['memory_share']:.0%}",
+                _small(found["idle_joules_per_token"]),
                 _small(found["measured_joules_per_token"]),
+                "-" if found["measured_nodes"] is None else str(found["measured_nodes"]),
             )
     return table
 
@@ -154,10 +159,11 @@ def _notes(record: Record) -> list[str]:
         if beyond > found["largest_timed_read_nodes"]:
             notes.append(f"{label} read up to {beyond} nodes, beyond the timed ones")
     if record["energy"]:
-        first = next(iter(record["energy"]["splits"].values()))[0]
+        splits = [found for kind in record["energy"]["splits"].values() for found in kind]
+        missing = [record["energy"]["prices_not_calibrated_reason"]]
+        missing += [found["measured_joules_per_token_reason"] for found in splits]
         notes.append(f"energy: {record['energy']['prices']['source']}")
-        if first["measured_joules_per_token_reason"]:
-            notes.append(f"energy, measured: {first['measured_joules_per_token_reason']}")
+        notes += [f"energy, not measured: {reason}" for reason in dict.fromkeys(missing) if reason]
     return notes + [f"assumed, {name}: {text}" for name, text in record["assumptions"].items()]
 
 

@@ -18,8 +18,9 @@ from baselines.autoregressive import Autoregressive
 from experiments.cost.arithmetic import Arithmetic, arithmetic
 from experiments.cost.deciding import Begin, Deciding, time_decisions
 from experiments.cost.energy_split import (
-    Joules,
+    Measure,
     Prices,
+    Spent,
     calibrate,
     measured_read,
     published_prices,
@@ -41,7 +42,7 @@ from mtad.generate import writing
 from mtad.law import Warp
 from mtad.loading import Pair
 from mtad.luck import Luck
-from mtad.meter.device import Kind
+from mtad.meter.device import Kind, UnreadableError
 from mtad.meter.meter import Meter
 
 NO_RUN = "cost.predict=false: no run was looked at"
@@ -169,8 +170,8 @@ class Study:
 
     def energy(self, pair: Pair, context: int, model: Arithmetic, main: Tally | None) -> dict[str, Any]:
         """The split of the target's energy by batch: one node a token, and the reads of the decoder under study."""
-        joules = gross(self.meter, "gpu" if self.plan.device.type == "cuda" else "cpu") if self.meter else None
-        prices = self._prices(pair, joules)
+        measure = gross(self.meter, "gpu" if self.plan.device.type == "cuda" else "cpu") if self.meter else None
+        prices, uncalibrated = self._prices(pair, measure)
         kinds = {BASELINE: (1.0, 1.0)}
         if main and main.gamma:
             forwards = sum(main.target.values())
@@ -181,24 +182,29 @@ class Study:
 
         def one(batch: int, nodes: float, tokens: float) -> Mapping[str, object]:
             found = split(model, prices, batch, nodes, context, tokens)
-            if joules is None:
-                return split_record(found, None, self.no_meter)
-            measured = measured_read(joules, pair.target, self.warp, batch, round(nodes), text, seconds)
-            return split_record(found, measured, "the meter gave no joules")
+            measured, reason, whole = None, self.no_meter, round(nodes)
+            if measure is not None:
+                try:
+                    measured = measured_read(measure, pair.target, self.warp, batch, whole, text, seconds)
+                except UnreadableError as error:
+                    reason = str(error)
+            return split_record(found, prices, whole, measured, reason)
 
         return {
             "prices": asdict(prices),
+            "prices_not_calibrated_reason": uncalibrated,
             "splits": {kind: [one(batch, *sizes) for batch in self.options.batches] for kind, sizes in kinds.items()},
         }
 
-    def _prices(self, pair: Pair, joules: Joules | None) -> Prices:
-        """Calibrated where the meter gives joules, else published."""
-        device, dtype = self.plan.device, pair.target.lm.dtype
-        if joules is not None:
-            found = calibrate(joules, device, dtype, self.plan.settings.meter.seconds, device_name(device))
-            if found:
-                return found
-        return published_prices(device, dtype.itemsize)
+    def _prices(self, pair: Pair, measure: Measure | None) -> tuple[Prices, str | None]:
+        """Calibrated where the meter gives joules, else published, and why."""
+        device, dtype, reason = self.plan.device, pair.target.lm.dtype, self.no_meter
+        if measure is not None:
+            try:
+                return calibrate(measure, device, dtype, self.plan.settings.meter.seconds, device_name(device)), None
+            except UnreadableError as error:
+                reason = str(error)
+        return published_prices(device, dtype.itemsize), reason
 
     def _models(self) -> tuple[dict[str, Arithmetic], str | None]:
         """FLOPs and bytes of both models; nothing, and the reason, if those of one are not known."""
@@ -228,15 +234,19 @@ def assumptions(options: CostOptions) -> dict[str, str]:
     }
 
 
-def gross(meter: Meter, kind: Kind) -> Joules:
-    """The meter as the split needs it: gross joules of the devices of a kind."""
+def gross(meter: Meter, kind: Kind) -> Measure:
+    """The meter as the split needs it: gross joules of the devices of a kind, and the longest of their spans."""
 
-    def joules(work: Callable[[], None]) -> float | None:
+    def measure(work: Callable[[], None]) -> Spent:
         with meter.window() as window:
             work()
-        return window.record.joules(kind)[0]
+        joules, reason = window.record.joules(kind)
+        if joules is None:
+            raise UnreadableError(meter.reasons.get(kind) or reason or "the meter gave no joules")
+        spans = [reading.seconds for reading in window.record.devices if reading.kind == kind]
+        return Spent(joules, max(seconds for seconds in spans if seconds is not None))
 
-    return joules
+    return measure
 
 
 def device_name(device: torch.device) -> str:
