@@ -16,8 +16,8 @@ class CostOptions:
     Attributes:
         nodes: the sizes of the reads that are timed, in tokens fed in one forward; kept ascending, without copies.
         repeats: timed bursts of reads of each size and model.
-        context: mean tokens in the cache when they are timed, more if a sweep of reads needs more; None is the mean over
-            the run's texts at half their length.
+        context: mean tokens in the cache when they are timed, more if a sweep of reads needs more; None is the mean
+            over the run's texts at half their length.
         predict: make or reuse the run and predict from its rows; otherwise only the costs are shown.
         deepest: the best gamma is looked for among 1 .. deepest.
         texts: of the run's first prompts, written to with other luck to time each decoder's own work on the host.
