@@ -96,8 +96,9 @@ def measure_energy(process: Process) -> None:
     missing = missing_rounds(records, plan.labels, plan.settings.meter.blocks)
     if not missing:
         return
-    _check_code(plan, records)
-    timed = Timed(settled(folder.samples.rows(), plan.cells))
+    rows = settled(folder.samples.rows(), plan.cells)
+    _check_code(plan, [*rows, *records])
+    timed = Timed(rows)
     minutes = timed.expected_seconds(plan.labels, plan.settings.meter, missing) / 60
     blocks = f"{len(missing)} rounds of blocks of {plan.settings.meter.seconds:g} s or more for each variant"
     say(f"energy: {blocks}, about {minutes:.{0 if minutes >= 10 else 1}f} min")

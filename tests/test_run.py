@@ -236,6 +236,12 @@ def test_changed_code_is_refused_until_the_user_decides(
     runner.run(settings("resume=mixed"))
     assert "MIXED: rows of 2 versions of the code" in capsys.readouterr().out
     assert len(journal.read_text().splitlines()) == 2
+    for module in (runner, process):
+        monkeypatch.setattr(module, "code_hash", lambda: "changed again")
+    runner.run(settings())  # nothing is missing: a complete run is shown whatever the code is now
+    assert "MIXED: rows of 2 versions of the code" in capsys.readouterr().out
+    for module in (runner, process):
+        monkeypatch.setattr(module, "code_hash", lambda: "changed")
     runner.run(settings("fresh=true"))
     assert {json.loads(line)["code"] for line in journal.read_text().splitlines()} == {"changed"}
     assert len(json.loads((journal.parent / "environment.json").read_text())["processes"]) == 1
