@@ -15,10 +15,16 @@ from experiments.task import Prompt
 from experiments.variants import Variant
 from mtad.errors import UserError
 from mtad.generate import Output, generate
+from mtad.loading import speller
 from mtad.luck import Luck
 from mtad.session import Session
 
 WARM_UP_TOKENS = 32
+
+
+def stopped(message: str) -> UserError:
+    """What ends a run under `strict`."""
+    return UserError(f"strict=true: {message}. What was measured is kept; the same command goes on")
 
 
 class Bench:
@@ -29,6 +35,7 @@ class Bench:
         self.provenance = provenance
         self.watch = watch
         self.pair = plan.blueprint.load(plan.device)
+        self._detokenise = speller(self.pair.tokenizer)
         self._sessions = Session(self.pair.target), Session(self.pair.draft)
 
     def warm_up(self) -> None:
@@ -65,7 +72,7 @@ class Bench:
         """Raises UserError under `strict` if someone disturbed what was just measured."""
         found = disturbances([lap])
         if found and self.plan.settings.strict:
-            raise UserError(f"strict=true: {found[0]}. What was measured is kept; the same command goes on")
+            raise stopped(found[0])
 
     def _together(self, prompt: Prompt, repeat: int, variants: Sequence[Variant]) -> Iterator[Row]:
         tokens = self.plan.encoded[prompt.id]
@@ -79,7 +86,3 @@ class Bench:
         for variant, output, scores, lap in zip(variants, outputs, scored, laps, strict=True):
             grades = self.plan.settings.task.grade(prompt, output.text)
             yield make_row(self.provenance, variant, prompt, repeat, len(tokens), output, scores, grades, lap)
-
-    def _detokenise(self, tokens: Sequence[int]) -> str:
-        text = self.pair.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text)

@@ -101,16 +101,19 @@ def compare_all(rows: Sequence[Row], pairs: Iterable[tuple[str, str]]) -> list[C
     """Every metric for every (variant, reference); repeats are nested in their prompts."""
     prompts = list(dict.fromkeys(row["prompt_id"] for row in rows))
     judged = any(row.get("judge") for row in rows)
-    found: list[Comparison] = []
-    for label, reference in pairs:
-        for metric in (*METRICS, JUDGE) if judged else METRICS:
-            sides = [
-                _sums(metric, [row for row in rows if row["variant"] == name], prompts) for name in (label, reference)
-            ]
-            found.append(
-                comparison(label, reference, metric.name, metric.better, metric.null, _estimate(metric, *sides))
-            )
-    return found
+    metrics = (*METRICS, JUDGE) if judged else METRICS
+    pairs = list(pairs)
+    by_label = {
+        label: [row for row in rows if row["variant"] == label] for label in {name for pair in pairs for name in pair}
+    }
+    sums = {(m.name, label): _sums(m, of_label, prompts) for m in metrics for label, of_label in by_label.items()}
+    return [
+        comparison(
+            label, reference, m.name, m.better, m.null, _estimate(m, sums[m.name, label], sums[m.name, reference])
+        )
+        for label, reference in pairs
+        for m in metrics
+    ]
 
 
 def comparison(label: str, reference: str, metric: str, better: str, null: float, value: Estimate) -> Comparison:
@@ -125,15 +128,21 @@ def correct_together(comparisons: Sequence[Comparison], margin: float | None) ->
     A perplexity ratio shows no loss if its whole interval lies below 1 + margin, a score difference if it lies above
     -margin; that is a one-sided test at half the two-sided level.
     """
-    corrected = []
+    families: dict[str, list[float]] = {}
     for found in comparisons:
-        family = [c["p"] for c in comparisons if c["reference"] == found["reference"] and c["p"] is not None]
-        p_holm = dict(zip(family, holm(family), strict=True)).get(found["p"])
-        corrected.append(
-            {**found, "p_holm": p_holm, "family_size": len(family), "margin": None, "no_loss": None}
-            | (_no_loss(found, margin) if margin is not None and found["metric"] in NO_LOSS else {})
-        )
-    return corrected
+        families.setdefault(found["reference"], []).extend([] if found["p"] is None else [found["p"]])
+    p_holm = {reference: dict(zip(family, holm(family), strict=True)) for reference, family in families.items()}
+    return [
+        {
+            **found,
+            "p_holm": p_holm[found["reference"]].get(found["p"]),
+            "family_size": len(families[found["reference"]]),
+            "margin": None,
+            "no_loss": None,
+            **(_no_loss(found, margin) if margin is not None and found["metric"] in NO_LOSS else {}),
+        }
+        for found in comparisons
+    ]
 
 
 def _no_loss(found: Comparison, margin: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from experiments.comparisons import Comparison, comparison
 from experiments.energy import settled_rounds
+from experiments.figure import figure, ratio
 from experiments.intervals import Estimate, estimate
 from experiments.journal import Row
 from mtad.meter.nvml import THROTTLES
@@ -63,10 +64,10 @@ class Energy:
         devices = [device for block in blocks for device in _devices(block)]
         no_cpu = next((block["joules_cpu_reason"] for block in blocks if block["joules_cpu_reason"]), self._absent)
         return {
-            **_figure("joules_per_token", _ratio(gross, tokens), self._absent),
-            **_figure("joules_per_token_net", _ratio(net, tokens), net_reason),
-            **_figure("cpu_joules_per_token", _ratio(cpu, tokens), no_cpu),
-            **_figure("watts", _ratio(gross, seconds), self._absent),
+            **figure("joules_per_token", ratio(gross, tokens), self._absent),
+            **figure("joules_per_token_net", ratio(net, tokens), net_reason),
+            **figure("cpu_joules_per_token", ratio(cpu, tokens), no_cpu),
+            **figure("watts", ratio(gross, seconds), self._absent),
             "source": blocks[0]["source"] if blocks else None,
             "methods": sorted({device["method"] for device in devices}),
             "method_reasons": sorted({device["method_reason"] for device in devices if device["method_reason"]}),
@@ -211,12 +212,3 @@ def _sum(values: Iterable[float | None]) -> float | None:
     listed = list(values)
     present = [value for value in listed if value is not None]
     return sum(present) if len(present) == len(listed) else None
-
-
-def _ratio(a: float | None, b: float) -> float | None:
-    return None if a is None or not b else a / b
-
-
-def _figure(name: str, value: float | None, reason: str | None) -> dict[str, Any]:
-    """A value, and why there is none."""
-    return {name: value, f"{name}_reason": reason if value is None else None}

@@ -19,7 +19,7 @@ import torch
 
 from mtad.ending import Detokenise
 from mtad.errors import UserError
-from mtad.loading import ModelSpec, Origin, Source, find_model, read_tokenizer, read_weights
+from mtad.loading import ModelSpec, Origin, Source, find_model, read_tokenizer, read_weights, speller
 from mtad.model import CausalModel
 
 NO_CONTEXT = "in the judge's own tokens nothing of the prompt stands before the output"
@@ -109,11 +109,11 @@ def load_judge(source: Source, pair_tokenizer: Any, device: torch.device) -> Jud
             f"{source.name} has {source.config.vocab_size} rows of embeddings, fewer than the {vocabulary} tokens of "
             f"its tokenizer"
         )
-
-    def detokenise(tokens: Sequence[int]) -> str:
-        return str(pair_tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
     retokenises = table != pair_tokenizer.get_vocab()
     return Judge(
-        CausalModel(read_weights(source, device), vocabulary), tokenizer, detokenise, retokenises, source.origin
+        CausalModel(read_weights(source, device), vocabulary),
+        tokenizer,
+        speller(pair_tokenizer),
+        retokenises,
+        source.origin,
     )

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from transformers.utils.logging import disable_progress_bar
 
-from experiments.bench import Bench
+from experiments.bench import Bench, stopped
 from experiments.code_version import code_hash, git_version
 from experiments.environment import describe_process, fact
 from experiments.identity import published_config
@@ -97,7 +97,7 @@ class Process:
     def disturbed(self, message: str) -> None:
         """Others disturb the measurement. Raises UserError under `strict`."""
         if self.plan.settings.strict:
-            raise UserError(f"strict=true: {message}. What was measured is kept; the same command goes on")
+            raise stopped(message)
         say(f"warning: {message}")
 
 

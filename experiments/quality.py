@@ -14,6 +14,7 @@ from typing import Any
 
 from sacrebleu.metrics.bleu import BLEU
 
+from experiments.figure import figure, mean
 from experiments.journal import Row
 
 SMOOTHING = "exp"  # of self-BLEU: an n-gram order without a match halves the next smallest precision (NIST)
@@ -29,15 +30,15 @@ def quality(rows: Sequence[Row]) -> dict[str, Any]:
     """The figures of one variant, each with the reason if it is null."""
     unscored = next((row["log_likelihoods_reason"] for row in rows if row["log_likelihoods_reason"]), None)
     return {
-        **_figure("perplexity", perplexity(rows), unscored or TOO_LARGE),
-        **_figure("perplexity_prompt_mean", perplexity_prompt_mean(rows), unscored or TOO_LARGE),
+        **figure("perplexity", perplexity(rows), unscored or TOO_LARGE),
+        **figure("perplexity_prompt_mean", perplexity_prompt_mean(rows), unscored or TOO_LARGE),
         **_judged(rows),
-        **_figure("distinct_2", distinct_2(rows), "no text has two tokens"),
-        **_figure("repeated_4", repeated_4(rows), "no text has four tokens"),
-        **_figure("self_bleu", self_bleu(rows), ONE_TEXT),
-        "mean_tokens": _mean([len(row["token_ids"]) for row in rows]),
-        "eos_rate": _mean([row["finish"] == "eos" for row in rows]),
-        "stop_rate": _mean([row["finish"] == "stop" for row in rows]),
+        **figure("distinct_2", distinct_2(rows), "no text has two tokens"),
+        **figure("repeated_4", repeated_4(rows), "no text has four tokens"),
+        **figure("self_bleu", self_bleu(rows), ONE_TEXT),
+        "mean_tokens": mean([len(row["token_ids"]) for row in rows]),
+        "eos_rate": mean([row["finish"] == "eos" for row in rows]),
+        "stop_rate": mean([row["finish"] == "stop" for row in rows]),
     }
 
 
@@ -86,7 +87,7 @@ def self_bleu(rows: Sequence[Row]) -> float | None:
         texts = [" ".join(map(str, row["token_ids"])) for row in group]
         if len(texts) > 1:
             others = ((text, texts[:i] + texts[i + 1 :]) for i, text in enumerate(texts))
-            prompts.append(_mean([bleu.sentence_score(text, rest).score / 100 for text, rest in others]))
+            prompts.append(mean([bleu.sentence_score(text, rest).score / 100 for text, rest in others]))
     return _mean_or_none(prompts)
 
 
@@ -113,7 +114,7 @@ def divergence(rows: Sequence[Row], baseline: Sequence[Row]) -> dict[str, Any]:
         "texts": len(pairs),
         "diverged": len(first),
         "first": first[:SHOWN],
-        **_figure("largest_gap", largest, NO_GAPS if first else NO_DIVERGENCE),
+        **figure("largest_gap", largest, NO_GAPS if first else NO_DIVERGENCE),
     }
 
 
@@ -140,7 +141,7 @@ def _judged(rows: Sequence[Row]) -> dict[str, Any]:
         reason = f"{len(unread)} of {len(rows)} texts: {unread[0]}" if unread else "the judge sees no token in any text"
         value = _perplexity([judge["log_likelihood"] for judge in judged], [judge["tokens"] for judge in judged])
         retokenised = any(judge["retokenised"] for judge in judged)
-    return {**_figure("judge_perplexity", value, reason), **_figure("judge_retokenised", retokenised, reason)}
+    return {**figure("judge_perplexity", value, reason), **figure("judge_retokenised", retokenised, reason)}
 
 
 def _perplexity(log_likelihoods: Sequence[float | None], tokens: Sequence[int]) -> float | None:
@@ -160,14 +161,5 @@ def _distinct(tokens: Sequence[int], n: int) -> float | None:
     return len(set(grams)) / len(grams) if grams else None
 
 
-def _figure(name: str, value: float | None, reason: str | None) -> dict[str, Any]:
-    """A value, and why there is none."""
-    return {name: value, f"{name}_reason": reason if value is None else None}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _mean_or_none(values: Sequence[float]) -> float | None:
-    return _mean(values) if values else None
+    return mean(values) if values else None

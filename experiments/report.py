@@ -8,6 +8,7 @@ from typing import Any
 from experiments.acceptance import NO_DRAFT, acceptance
 from experiments.comparisons import compare_all, correct_together
 from experiments.energy_report import Energy
+from experiments.figure import figure, mean, ratio
 from experiments.isolation import findings
 from experiments.journal import SCHEMA_VERSION, Row
 from experiments.quality import divergence, quality
@@ -85,17 +86,17 @@ def _decoder(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
         **_time(rows, tokens, rounds),
         "score": _score(rows),
         "grades": {
-            name: _mean([row["grades"][name] for row in rows])
+            name: mean([row["grades"][name] for row in rows])
             for name in rows[0]["grades"]
             if all(name in row["grades"] for row in rows)
         },
         **quality(rows),
-        **_figure("tokens_per_target_forward", _ratio(tokens, counts["target_forwards"]), "no forward was counted"),
-        **_figure("tokens_per_round", _ratio(tokens, rounds), "no round was counted"),
+        **figure("tokens_per_target_forward", ratio(tokens, counts["target_forwards"]), "no forward was counted"),
+        **figure("tokens_per_round", ratio(tokens, rounds), "no round was counted"),
         "acceptance": accepted,
         "acceptance_reason": None if accepted else NO_DRAFT,
         "counts": counts,
-        **_figure("proven_share", _ratio(proven, blocks), "proves nothing"),
+        **figure("proven_share", ratio(proven, blocks), "proves nothing"),
         **_divergence(rows, all_rows),
     }
 
@@ -107,11 +108,11 @@ def _time(rows: Sequence[Row], tokens: int, rounds: int) -> dict[str, Any]:
     outside = decode - seconds["target"] - seconds["draft"]
     none = "no time was measured"
     return {
-        **_figure("tokens_per_second", _ratio(tokens, decode), none),
-        **_figure("tokens_per_second_end_to_end", _ratio(tokens, whole), none),
+        **figure("tokens_per_second", ratio(tokens, decode), none),
+        **figure("tokens_per_second_end_to_end", ratio(tokens, whole), none),
         "seconds": seconds,
-        **_figure("outside_forwards_share", _ratio(outside, decode), none),
-        **_figure("outside_forwards_microseconds_per_round", _ratio(outside * 1e6, rounds), "no round was counted"),
+        **figure("outside_forwards_share", ratio(outside, decode), none),
+        **figure("outside_forwards_microseconds_per_round", ratio(outside * 1e6, rounds), "no round was counted"),
     }
 
 
@@ -134,17 +135,4 @@ def _score(rows: Sequence[Row]) -> dict[str, Any]:
     scores = [row["score"] for row in rows if row["score"] is not None]
     if len(scores) < len(rows):
         return {"name": None, "value": None, "reason": "the task gives some texts no score, or none"}
-    return {"name": next(iter(rows[0]["grades"])), "value": _mean(scores), "reason": None}
-
-
-def _figure(name: str, value: float | None, reason: str | None) -> dict[str, Any]:
-    """A value, and why there is none."""
-    return {name: value, f"{name}_reason": reason if value is None else None}
-
-
-def _ratio(a: float, b: float) -> float | None:
-    return a / b if b else None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return {"name": next(iter(rows[0]["grades"])), "value": mean(scores), "reason": None}

@@ -28,9 +28,7 @@ Summary = Mapping[str, Any]
 
 def print_table(summary: Summary, console: Console | None = None) -> None:
     """A table of figures, one of comparisons, and what they leave open."""
-    console = console or Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PIPED_COLUMNS, file=console.file)
+    console = readable(console)
     decoders: Mapping[str, Any] = summary["decoders"]
     baseline = BASELINE if BASELINE in decoders else list(decoders)[:2][-1]  # the first reference
     console.print(_figures(summary))
@@ -44,12 +42,10 @@ def print_table(summary: Summary, console: Console | None = None) -> None:
 
 def _figures(summary: Summary) -> Table:
     """One row a variant."""
-    table = _table(_title(summary), ["variant"])
     judged = _judged(summary)
     heads = ["tokens\n/s", "tokens/\nforward", "accep-\ntance", "outside\nforwards", "perple-\nxity"]
     heads += [*(["judge's\nppl."] if judged else []), "score", "dist-\ninct-2", "mean\ntokens", "J/\ntoken"]
-    for head in heads:
-        table.add_column(escape(head), justify="right")
+    table = plain_table(_title(summary), ["variant"], heads)
     for label, figures in summary["decoders"].items():
         table.add_row(
             escape(label),
@@ -74,9 +70,8 @@ def _judged(summary: Summary) -> bool:
 
 def _comparisons(shown: Sequence[Summary], baseline: str) -> Table:
     """One row for each variant and metric, against the baseline."""
-    table = _table(f"Against {baseline}", ["variant", "metric"])
-    for head in ("value [95 % interval]", "smallest detectable", "p (Holm)"):
-        table.add_column(escape(head), justify="right")
+    heads = ("value [95 % interval]", "smallest detectable", "p (Holm)")
+    table = plain_table(f"Against {baseline}", ["variant", "metric"], heads)
     shown = sorted(shown, key=lambda found: [f["decoder"] for f in shown].index(found["decoder"]))
     for before, found in zip([None, *shown], shown, strict=False):
         same = before is not None and before["decoder"] == found["decoder"]
@@ -90,10 +85,19 @@ def _comparisons(shown: Sequence[Summary], baseline: str) -> Table:
     return table
 
 
-def _table(title: str, left: Sequence[str]) -> Table:
+def readable(console: Console | None) -> Console:
+    """The console, or the usual one; of a fixed width where the output is piped."""
+    console = console or Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPED_COLUMNS, file=console.file)
+
+
+def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+    """A table with heads of columns of words (left) and of numbers (right)."""
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), title=escape(title), title_justify="left", title_style="bold")
     for head in left:
         table.add_column(head, no_wrap=True)
+    for head in right:
+        table.add_column(escape(head), justify="right")
     return table
 
 

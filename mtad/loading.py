@@ -18,6 +18,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.hub import cached_file
 
+from mtad.ending import Detokenise
 from mtad.errors import UserError, first_line
 from mtad.hub import commit_of
 from mtad.model import CausalModel
@@ -126,6 +127,13 @@ class Blueprint:
             CausalModel(read_weights(source, device), self.vocabulary, rows) for source in (self.target, self.draft)
         )
         return Pair(target, draft, self.tokenizer, self.eos, self.max_positions, self.origins)
+
+
+def speller(tokenizer: Any) -> Detokenise:
+    """From token ids to the text that they spell, special tokens left out."""
+    return lambda tokens: str(
+        tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    )
 
 
 def load_pair(

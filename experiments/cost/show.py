@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-PIPED_COLUMNS = 100
+from experiments.table import plain_table, readable
+
 SPREAD = 0.25  # of the median, between the quartiles; more of it in half of the sizes is worth a warning
 
 Record = Mapping[str, Any]
@@ -18,9 +18,7 @@ Record = Mapping[str, Any]
 
 def print_study(record: Record, console: Console | None = None) -> None:
     """Costs, then predictions if a run was looked at, then energy, then what they take for granted."""
-    console = console or Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PIPED_COLUMNS, file=console.file)
+    console = readable(console)
     tables = [_curves(record), _predictions(record), _gammas(record), _energy(record)]
     for table in tables:
         if table is not None:
@@ -33,7 +31,7 @@ def _curves(record: Record) -> Table:
     context, repeats = f"{record['timed_context_tokens']:.0f}", record["repeats"]
     title = f"One read after {context} tokens: lower quartile of {repeats} [median, upper]"
     heads = ("target\nms", "after\ndraft", "GFLOP", "MB", "draft\nms", "after\ntarget", "GFLOP", "MB")
-    table = _table(title, "nodes", heads)
+    table = plain_table(title, ["nodes"], heads)
     for target, draft in zip(record["reads"]["target"], record["reads"]["draft"], strict=True):
         cells = [cell for point in (target, draft) for cell in _read(point)]
         table.add_row(str(target["nodes"]), *cells)
@@ -59,7 +57,7 @@ def _predictions(record: Record) -> Table | None:
         "error",
         "outside\nforwards",
     )
-    table = _table("Speed-up, predicted from reads timed apart and the run's counts", "variant", heads)
+    table = plain_table("Speed-up, predicted from reads timed apart and the run's counts", ["variant"], heads)
     for label, found in record["decoders"].items():
         table.add_row(
             escape(label),
@@ -89,7 +87,7 @@ def _gammas(record: Record) -> Table | None:
         *("gamma", "tokens/round\nto break even", "measured", "acceptance\nto break even", "measured"),
         *("best\ngamma", "speed-up\nthere", "at its\nown"),
     )
-    table = _table("Break-even and best gamma, in the middle of a text", "variant", heads)
+    table = plain_table("Break-even and best gamma, in the middle of a text", ["variant"], heads)
     for label, found in drafting.items():
         by_gamma: Sequence[float] = found["predicted_speedup_by_gamma"]
         table.add_row(
@@ -113,7 +111,7 @@ def _energy(record: Record) -> Table | None:
         *("batch", "nodes", "tokens", "compute\nmJ/token", "memory\nmJ/token", "its\nshare", "idle\nmJ/token"),
         *("measured\nmJ/token", "at\nnodes"),
     )
-    table = _table("Energy of the target's reads, by texts that share one", "reads of", heads)
+    table = plain_table("Energy of the target's reads, by texts that share one", ["reads of"], heads)
     for kind, splits in record["energy"]["splits"].items():
         for found in splits:
             table.add_row(
@@ -165,14 +163,6 @@ def _notes(record: Record) -> list[str]:
         notes.append(f"energy: {record['energy']['prices']['source']}")
         notes += [f"energy, not measured: {reason}" for reason in dict.fromkeys(missing) if reason]
     return notes + [f"assumed, {name}: {text}" for name, text in record["assumptions"].items()]
-
-
-def _table(title: str, left: str, heads: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), title=escape(title), title_justify="left", title_style="bold")
-    table.add_column(left, no_wrap=True)
-    for head in heads:
-        table.add_column(escape(head), justify="right")
-    return table
 
 
 def _error(value: float | None) -> str:

@@ -40,7 +40,7 @@ from experiments.variants import Variant
 from mtad.errors import UserError
 from mtad.generate import writing
 from mtad.law import Warp
-from mtad.loading import Pair
+from mtad.loading import Pair, speller
 from mtad.luck import Luck
 from mtad.meter.device import Kind, UnreadableError
 from mtad.meter.meter import Meter
@@ -144,12 +144,8 @@ class Study:
                 detokenise,
             )
 
-        def detokenise(tokens: Sequence[int]) -> str:
-            return str(
-                pair.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            )
-
-        return time_decisions(pair, detokenise, [begin(prompt) for prompt in plan.prompts[: self.options.texts]])
+        texts = [begin(prompt) for prompt in plan.prompts[: self.options.texts]]
+        return time_decisions(pair, speller(pair.tokenizer), texts)
 
     @property
     def warp(self) -> Warp:
