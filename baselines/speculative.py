@@ -11,6 +11,7 @@ Leviathan, Kalman, Matias: "Fast Inference from Transformers via Speculative Dec
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -18,8 +19,9 @@ from mtad.decoder import Round, Rounds, Source, Text
 from mtad.drafting import OneEach, grow
 from mtad.law import Law, inverse_cdf
 from mtad.options import at_least
+from mtad.rounds import close
 from mtad.session import Reader
-from mtad.tree import ROOT
+from mtad.tree import ROOT, Tree
 
 
 @dataclass(frozen=True)
@@ -41,20 +43,24 @@ class Speculative:
 
     def round(self, text: Text, target: Reader, draft: Reader) -> Rounds:
         drafted = yield from grow(draft, OneEach(), min(self.gamma, text.room - 1), text)
-        chain, q = drafted.tree, drafted.law
-        p = yield target.read(chain)
-        ratio = np.exp(p.edges(chain) - q.edges(chain))
-        node = ROOT
-        while node + 1 < len(chain) and text.luck.accept(text.start + node, text.start) < ratio[node + 1]:
-            node += 1
-        tokens, depth = chain.path(node), len(chain) - 1
-        last = text.luck.last(text.start + node)
-        if node < depth:
-            tokens.append(residual_draw(p, q, node, last))
-        elif not tokens or tokens[-1] not in text.eos:
-            tokens.append(p.draw(node, last))
-        extra = [Source.CORRECTED if node < depth else Source.TARGET] * (len(tokens) - node)
-        return Round(tuple(tokens), (Source.DRAFT,) * node + tuple(extra), depth, node, depth)
+        p = yield target.read(drafted.tree)
+        return verify(text, drafted.tree, p, drafted.law)
+
+
+def verify(text: Text, chain: Tree, p: Law, q: Law) -> Round:
+    """Token-wise verification of a chain that was drawn from q, so that what is emitted has the law p.
+
+    Args:
+        p: a row for every node; another law than the target's makes that law the one that is sampled.
+        q: a row for every node but the last.
+    """
+    ratio = np.exp(p.edges(chain) - q.edges(chain))
+    node, depth = ROOT, len(chain) - 1
+    while node < depth and text.luck.accept(text.start + node, text.start) < ratio[node + 1]:
+        node += 1
+    if node < depth:
+        return close(text, chain, node, partial(residual_draw, p, q, node), Source.CORRECTED)
+    return close(text, chain, node, partial(p.draw, node))
 
 
 def residual_draw(p: Law, q: Law, node: int, uniform: float) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_class
 
@@ -42,6 +42,8 @@ def construct(what: str, kind: Any, options: Mapping[str, Any]) -> Any:
         check_type(f"{what}: {key}", value, hints[key])
         if hints[key] is float:
             values[key] = float(value)  # tau=1 and tau=1.0 are one option, and one run
+        if get_origin(hints[key]) is tuple:
+            values[key] = tuple(value)
     try:
         return kind(**values)
     except UserError as error:
@@ -60,6 +62,13 @@ def check_type(name: str, value: object, hint: object) -> None:
         if value is None:
             return
         hint = next(kind for kind in get_args(hint) if kind is not NoneType)
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{name} must be a list, as in [2,1], not {value!r}")
+        for one in value:
+            check_type(f"every entry of {name}", one, item)
+        return
     right = PLAIN.get(hint)
     if right and (not isinstance(value, right) or (isinstance(value, bool) and hint is not bool)):
         raise UserError(f"{name} must be {_spoken(hint)}, not {value!r}")

@@ -14,6 +14,8 @@ from experiments.journal import SCHEMA_VERSION, Row
 from experiments.quality import divergence, quality
 
 BASELINE = "autoregressive"  # compared with whenever it is among the variants, under this label
+DECODE, WHOLE = ("decode",), ("prefill", "decode")
+UNTIMED = "this engine's forwards are not timed one by one"
 NO_GREEDY = "only lossless decoders under greedy sampling, beside autoregressive decoding under the same"
 
 
@@ -26,6 +28,7 @@ def summarise(
     processes: Sequence[Mapping[str, Any]] = (),
     margin: float | None = None,
     energy: Energy | None = None,
+    groups: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The content of summary.json.
 
@@ -34,6 +37,7 @@ def summarise(
         processes: the measuring processes as environment.json has them.
         margin: what still counts as no loss.
         energy: the records of the energy pass.
+        groups: of variants, by label (see `Variant`).
     """
     energy = energy or Energy([], labels)
     by_label = {label: [row for row in rows if row["variant"] == label] for label in labels}
@@ -54,7 +58,12 @@ def summarise(
             *findings([block["isolation"] for block in energy.blocks], "blocks of energy"),
         ],
         "decoders": {
-            label: {**_decoder(of_label, rows), "energy": energy.figures(label)} for label, of_label in by_label.items()
+            label: {
+                "group": (groups or {}).get(label, ""),
+                **_decoder(of_label, rows),
+                "energy": energy.figures(label),
+            }
+            for label, of_label in by_label.items()
         },
         "noninferiority_margin": margin,
         # A margin chosen after a look at the figures proves nothing.
@@ -103,16 +112,23 @@ def _decoder(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
 
 def _time(rows: Sequence[Row], tokens: int, rounds: int) -> dict[str, Any]:
     """Speed, and where the time of decoding went."""
-    seconds = {phase: sum(row["seconds"][phase] for row in rows) for phase in rows[0]["seconds"]}
-    decode, whole = seconds["decode"], seconds["prefill"] + seconds["decode"]
-    outside = decode - seconds["target"] - seconds["draft"]
+    phases = {phase: [row["seconds"][phase] for row in rows] for phase in rows[0]["seconds"]}
+    seconds = {phase: None if None in values else sum(values) for phase, values in phases.items()}
+    decode, whole = (sum(row["seconds"][phase] for row in rows for phase in named) for named in (DECODE, WHOLE))
+    target, draft = seconds["target"], seconds["draft"]
+    untimed = target is None or draft is None
+    outside = None if target is None or draft is None else decode - target - draft
     none = "no time was measured"
     return {
         **figure("tokens_per_second", ratio(tokens, decode), none),
         **figure("tokens_per_second_end_to_end", ratio(tokens, whole), none),
         "seconds": seconds,
-        **figure("outside_forwards_share", ratio(outside, decode), none),
-        **figure("outside_forwards_microseconds_per_round", ratio(outside * 1e6, rounds), "no round was counted"),
+        **figure("outside_forwards_share", ratio(outside, decode), UNTIMED if untimed else none),
+        **figure(
+            "outside_forwards_microseconds_per_round",
+            ratio(None if outside is None else outside * 1e6, rounds),
+            UNTIMED if untimed else "no round was counted",
+        ),
     }
 
 

@@ -154,6 +154,7 @@ def report(process: Process) -> dict[str, object]:
         folder.read_json("environment.json").get("processes", []),
         settings.noninferiority_margin,
         Energy(_energy_records(process), plan.labels, process.no_energy or "not measured"),
+        {variant.label: variant.group for variant in settings.variants},
     )
     summary["weights"] = plan.weights
     folder.write_json("summary.json", summary)

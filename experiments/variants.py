@@ -10,7 +10,7 @@ from typing import Any
 from experiments import groups
 from experiments.build import build, construct
 from experiments.redact import redact
-from mtad.decoder import Decoder, RoundDecoder, WholeDecoder
+from mtad.decoder import Decoder, Engine, RoundDecoder, WholeDecoder
 from mtad.errors import UserError
 from mtad.law import Sampling
 
@@ -25,6 +25,7 @@ class Variant:
         label: its name in records and tables; the YAML's name by default.
         name: the decoder's YAML.
         target: the decoder's class, as its YAML names it.
+        group: what it is there for, where a run has several tables: tuned decoders, points of the frontier.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Variant:
     target: str
     decoder: Decoder
     sampling: Sampling
+    group: str = ""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -102,6 +104,6 @@ def _reference(entry: object, sampling: Mapping[str, Any]) -> Variant:
 
 def _variant(label: str, name: str, config: Mapping[str, Any], sampling: Mapping[str, Any]) -> Variant:
     decoder = build(f"decoder {name}", config)
-    if not isinstance(decoder, RoundDecoder | WholeDecoder):
-        raise UserError(f"decoder {name}: {config['_target_']} has neither a round nor a write")
+    if not isinstance(decoder, RoundDecoder | WholeDecoder | Engine):
+        raise UserError(f"decoder {name}: {config['_target_']} has neither a round, nor a write, nor a run")
     return Variant(label, name, str(config["_target_"]), decoder, construct("sampling", Sampling, sampling))

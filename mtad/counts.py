@@ -14,9 +14,11 @@ class Counts:
 
     Attributes:
         reads: how many forwards fed how many tokens: text tokens not read before, and nodes of the tree.
+        timed: whether each forward was timed by itself; not so in an engine that compiles them.
     """
 
     reads: Counter[int] = field(default_factory=Counter)
+    timed: bool = True
     _forwards: list[Span] = field(default_factory=list)
     _commits: list[Span] = field(default_factory=list)
 
@@ -31,9 +33,9 @@ class Counts:
         return sum(nodes * times for nodes, times in self.reads.items())
 
     @property
-    def seconds(self) -> float:
-        """In forwards, by the device's clock; for use after a synchronise."""
-        return sum(span.seconds for span in self._forwards)
+    def seconds(self) -> float | None:
+        """In forwards, by the device's clock; for use after a synchronise. None if they were not timed."""
+        return sum(span.seconds for span in self._forwards) if self.timed else None
 
     @property
     def commit_seconds(self) -> float:

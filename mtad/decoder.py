@@ -2,7 +2,8 @@
 
 A decoder of rounds reads, decides and returns a `Round`; a decoder of whole texts writes a text by itself. Neither
 commits, truncates, stops, times or counts: `mtad.generate` does. Both kinds are generators that yield the reads they
-need, so that a scheduler can serve the reads of many texts in one forward.
+need, so that a scheduler can serve the reads of many texts in one forward. An engine is other people's code, which
+reads by itself; it is measured by the same ruler.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+from mtad.counts import Counts
 from mtad.law import Law
 from mtad.luck import Luck
 from mtad.session import Read, Reader
@@ -145,5 +147,41 @@ class WholeDecoder(Protocol):
         """All rounds of the text; whatever they hold past the end is cut."""
 
 
-Decoder = RoundDecoder | WholeDecoder
+@dataclass(frozen=True)
+class Written:
+    """A text as an engine wrote it, and what it took.
+
+    Attributes:
+        rounds: up to the end of the text or beyond; what is beyond is cut.
+        target, draft: the forwards behind these rounds, prefill not counted.
+        prefill_seconds: how much of the time was spent on reading the prompt but its last token, with both models.
+    """
+
+    rounds: Sequence[Round]
+    target: Counts
+    draft: Counts
+    prefill_seconds: float
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Code of others that writes a whole text in one go, with caches of its own; attributes as in `RoundDecoder`.
+
+    It cannot share forwards with other texts. Of the readers it may use the warp and the session's model, no reads.
+    """
+
+    @property
+    def joint(self) -> bool: ...
+
+    @property
+    def drafts(self) -> bool: ...
+
+    @property
+    def lossless(self) -> bool: ...
+
+    def run(self, text: Text, target: Reader, draft: Reader) -> Written:
+        """Write until ``text.ends(new tokens)`` or the room is used up; may raise UserError before the first token."""
+
+
+Decoder = RoundDecoder | WholeDecoder | Engine
 Write = Callable[[Text, Reader, Reader], Generator[Read, Law, Sequence[Round]]]

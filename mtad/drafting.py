@@ -74,6 +74,33 @@ class OneEach:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """Several children for every beam, drawn from its law one after the other.
+
+    Attributes:
+        branching: how many at depth 1, 2, ...; one at each depth beyond.
+        replacement: draw them independently, so that equal siblings occur; without replacement no more are drawn than
+            the support that truncation leaves.
+    """
+
+    branching: tuple[int, ...]
+    replacement: bool = False
+
+    def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]:
+        depth, nodes = tree.depths[beams[0]], list[int]()
+        children = self.branching[depth] if depth < len(self.branching) else 1
+        for place, beam in enumerate(beams):
+            tokens, logp = law.row(beam)
+            weights = np.exp(logp)
+            for child in range(children if self.replacement else min(children, len(tokens))):
+                pick = inverse_cdf(weights, draw(place * children + child))
+                nodes.append(tree.add(beam, int(tokens[pick])))
+                if not self.replacement:
+                    weights[pick] = 0.0
+        return nodes
+
+
+@dataclass(frozen=True)
 class BeamSample:
     """`width` (beam, token) pairs drawn from the normalised joint weights, without replacement unless asked for.
 

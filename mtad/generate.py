@@ -11,7 +11,7 @@ from functools import partial
 from time import perf_counter
 
 from mtad.counts import Counts
-from mtad.decoder import Decoder, Round, RoundDecoder, Text, Write
+from mtad.decoder import Decoder, Engine, Round, RoundDecoder, Text, Write
 from mtad.ending import Detokenise, Ending, Limits
 from mtad.errors import UserError
 from mtad.law import Law, Sampling
@@ -43,14 +43,15 @@ class Output:
     decode_seconds: float
 
     @property
-    def phases(self) -> dict[str, float]:
+    def phases(self) -> dict[str, float | None]:
         """`decode_seconds` split: in forwards of `target` and `draft`, in commits, and `decide`, all else.
 
-        The first three are by the device's clock: on a GPU CUDA events, so that no forward is waited for.
+        The first three are by the device's clock: on a GPU CUDA events, so that no forward is waited for. None where
+        an engine's forwards were not timed one by one.
         """
         target, draft = self.target.seconds, self.draft.seconds
         commit = self.target.commit_seconds + self.draft.commit_seconds
-        decide = self.decode_seconds - target - draft - commit
+        decide = None if target is None or draft is None else self.decode_seconds - target - draft - commit
         return {"target": target, "draft": draft, "decide": decide, "commit": commit}
 
 
@@ -105,6 +106,8 @@ def writing(
 ) -> Generator[Read, Law, Output]:
     """`generate` as a generator of reads, for `drive`."""
     sessions = _sessions(decoder, target, draft, len(prompt), limits.max_new_tokens)
+    if isinstance(decoder, Engine):
+        return _run(decoder, target, draft, prompt, limits, sampling, luck, detokenise)
     ending = Ending(limits, detokenise)
     started = perf_counter()
     for session in sessions:
@@ -142,6 +145,49 @@ def writing(
         draft=draft.counts if decoder.drafts else Counts(),
         prefill_seconds=prefilled - started,
         decode_seconds=decode_seconds,
+    )
+
+
+def _run(
+    engine: Engine,
+    target: Session,
+    draft: Session,
+    prompt: Sequence[int],
+    limits: Limits,
+    sampling: Sampling,
+    luck: Luck,
+    detokenise: Detokenise,
+) -> Output:
+    """A text by an engine: under the same clock, cut by the same ruler; the sessions stay as they are."""
+    ending = Ending(limits, detokenise)
+    warp = sampling.warp(engine.joint)
+    text = Text(prompt, limits.max_new_tokens, ending.eos, luck, sampling.greedy, partial(_ends, ending, ()))
+    models = (target.model, draft.model) if engine.drafts else (target.model,)
+    started = perf_counter()
+    written = engine.run(text, Reader(target, warp), Reader(draft, warp))
+    for model in models:
+        model.synchronise()
+    seconds = perf_counter() - started - ending.seconds
+    output: list[int] = []
+    rounds: list[Round] = []
+    finish = None
+    for step in written.rounds:
+        length, finish = ending.cut(output, step.tokens)
+        rounds.append(step.cut(length))
+        output += rounds[-1].tokens
+        if finish:
+            break
+    if finish is None:
+        raise RuntimeError(f"{type(engine).__name__} stopped before the text ended")
+    return Output(
+        tokens=tuple(output),
+        text=ending.text(output),
+        finish=finish,
+        rounds=tuple(rounds),
+        target=written.target,
+        draft=written.draft,
+        prefill_seconds=written.prefill_seconds,
+        decode_seconds=seconds - written.prefill_seconds,
     )
 
 

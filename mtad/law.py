@@ -81,6 +81,12 @@ class Law:
         return int(column if self.ids is None else self.ids[node][column])
 
 
+def side_by_side(p: Law, q: Law, node: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both laws after `node` over the union of their supports: token ids ascending, probabilities of p and of q."""
+    tokens = np.union1d(p.row(node)[0], q.row(node)[0])
+    return tokens, np.exp(p.of(node, tokens)), np.exp(q.of(node, tokens))
+
+
 def inverse_cdf(weights: np.ndarray, uniform: float) -> int:
     """Index drawn from unnormalised `weights` [n] at `uniform` in [0, 1); never one of weight zero."""
     total = weights.cumsum()

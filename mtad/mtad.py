@@ -19,10 +19,11 @@ from typing import Literal
 
 import numpy as np
 
-from mtad.decoder import Round, Rounds, Source, Text
+from mtad.decoder import Round, Rounds, Text
 from mtad.drafting import BeamSample, BeamSearch, Rule, grow
 from mtad.law import Law
 from mtad.options import at_least, one_of
+from mtad.rounds import close
 from mtad.session import Reader
 from mtad.tree import ROOT, Tree
 
@@ -70,21 +71,17 @@ class Mtad:
         ratio = chain.joint(p) - chain_joint(drafted.tree, drafted.law, best)
         passes = np.minimum(ratio, 0) > log(self.tau)
         node = int(np.flatnonzero(passes).max(initial=ROOT))
-        return self._accepted(text, chain, p, node, nodes=len(chain) - 1)
+        return self._accepted(text, chain, p, node)
 
     def _rule(self, text: Text) -> Rule:
         if self.draft_rule == "beam_search" or text.greedy:
             return BeamSearch(self.width)
         return BeamSample(self.width, self.replacement)
 
-    def _accepted(self, text: Text, tree: Tree, p: Law, node: int, nodes: int) -> Round:
+    def _accepted(self, text: Text, tree: Tree, p: Law, node: int) -> Round:
         """The path to `node` and, unless it ended the text, one more token from p."""
-        tokens, accepted = tree.path(node), tree.depths[node]
-        if not tokens or tokens[-1] not in text.eos:
-            greedy = self.last_token == "greedy" or text.greedy
-            tokens.append(p.best(node) if greedy else p.draw(node, text.luck.last(text.start + accepted)))
-        sources = [Source.DRAFT] * accepted + [Source.TARGET] * (len(tokens) - accepted)
-        return Round(tuple(tokens), tuple(sources), max(tree.depths), accepted, nodes)
+        greedy = self.last_token == "greedy" or text.greedy
+        return close(text, tree, node, lambda uniform: p.best(node) if greedy else p.draw(node, uniform))
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class Mmtad(Mtad):
         passes[ROOT] = True
         depths = [gamma if token in text.eos else depth for token, depth in zip(tree.tokens, tree.depths, strict=True)]
         node = max(np.flatnonzero(passes), key=lambda n: (depths[n], joint_p[n], -n))
-        return self._accepted(text, tree, p, int(node), nodes=len(tree) - 1)
+        return self._accepted(text, tree, p, int(node))
 
     def _references(self, tree: Tree, joint_q: np.ndarray) -> np.ndarray:
         """The joint log q that each node is measured against, float64 [nodes]."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import hydra
 from omegaconf import OmegaConf
 
-from mtad.decoder import Decoder
+from experiments.build import build
+from mtad.decoder import Decoder, Engine
 from mtad.ending import Limits
 from mtad.generate import Output, generate
 from mtad.law import Sampling
@@ -17,13 +17,18 @@ from mtad.session import Model, Session
 
 CONF = Path(__file__).parents[1] / "conf"
 PURE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
-DECODERS = sorted(path.stem for path in (CONF / "decoder").glob("*.yaml"))
 
 
 def from_yaml(name: str, **options: object) -> Decoder:
     """The decoder of a YAML in conf/decoder, with options changed."""
-    config = OmegaConf.load(CONF / "decoder" / f"{name}.yaml")
-    return hydra.utils.instantiate({**OmegaConf.to_container(config), **options})
+    config = OmegaConf.to_container(OmegaConf.load(CONF / "decoder" / f"{name}.yaml"))
+    return build(name, {**config, **options})
+
+
+ALL = sorted(path.stem for path in (CONF / "decoder").glob("*.yaml"))
+ENGINES = [name for name in ALL if isinstance(from_yaml(name), Engine)]
+DECODERS = [name for name in ALL if name not in ENGINES]  # ours, over sessions
+LOSSLESS = [name for name in DECODERS if from_yaml(name).lossless]
 
 
 def spell(tokens: Sequence[int]) -> str:

@@ -148,8 +148,8 @@ class LastFromDraft(Mtad):
 class LastOffByOne(Mmtad):
     """The last token is drawn from the row of another node."""
 
-    def _accepted(self, text: Text, tree: Tree, p: Law, node: int, nodes: int) -> Round:
-        return super()._accepted(text, tree, p.take([*range(1, len(p)), 0]), node, nodes)
+    def _accepted(self, text: Text, tree: Tree, p: Law, node: int) -> Round:
+        return super()._accepted(text, tree, p.take([*range(1, len(p)), 0]), node)
 
 
 @pytest.mark.parametrize("fault", [LastFromDraft(gamma=2, width=2, tau=1), LastOffByOne(gamma=2, width=2, tau=1)])

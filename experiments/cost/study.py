@@ -37,6 +37,7 @@ from experiments.plan import Plan
 from experiments.report import BASELINE
 from experiments.task import Prompt
 from experiments.variants import Variant
+from mtad.decoder import Engine
 from mtad.errors import UserError
 from mtad.generate import writing
 from mtad.law import Warp
@@ -73,7 +74,8 @@ class Study:
         timed = mean_context(context, options.nodes)
         pair = plan.blueprint.load(plan.device)
         prompt = plan.encoded[plan.prompts[0].id]
-        tallies = {label: tally(of_variant(self.rows, label)) for label in plan.labels} if self.rows else {}
+        ours = [variant.label for variant in self.modelled]
+        tallies = {label: tally(of_variant(self.rows, label)) for label in ours} if self.rows else {}
         host = self._host(pair) if tallies else {}
         warps = list(dict.fromkeys([self.warp, *(found.warp for found in host.values())]))
         paces = time_reads(pair.target, pair.draft, warps, prompt, context, options.nodes, options.repeats)
@@ -96,9 +98,15 @@ class Study:
             "arithmetic_reason": unknown,
             "decoders": self._decoders(tallies, host, paces, foreign) or None,
             "decoders_reason": None if self.rows else NO_RUN,
+            "not_modelled": [label for label in plan.labels if label not in ours],
             "energy": self.energy(pair, context, models["target"], main) if models else None,
             "energy_reason": unknown,
         }
+
+    @property
+    def modelled(self) -> list[Variant]:
+        """The variants that read through sessions; what an engine's forwards cost is not known apart from it."""
+        return [variant for variant in self.plan.settings.variants if not isinstance(variant.decoder, Engine)]
 
     def _decoders(
         self,
@@ -123,7 +131,7 @@ class Study:
 
     def _host(self, pair: Pair) -> dict[str, Deciding]:
         """What every variant does between its reads, and autoregressive decoding in any case."""
-        variants = {variant.label: variant for variant in self.plan.settings.variants}
+        variants = {variant.label: variant for variant in self.modelled}
         sampling = self.plan.settings.variants[0].sampling
         variants.setdefault(BASELINE, Variant(BASELINE, BASELINE, "", Autoregressive(), sampling))
         return {label: self._deciding(pair, variant) for label, variant in variants.items()}
