@@ -12,7 +12,7 @@ from experiments.journal import SCHEMA_VERSION, Row
 from experiments.task import Prompt
 from experiments.variants import Variant
 from mtad.counts import Counts
-from mtad.decoder import Round
+from mtad.decoder import Engine, Round
 from mtad.generate import Output
 from mtad.model import Scored
 
@@ -55,6 +55,8 @@ def make_row(
         **asdict(provenance),
         "variant": variant.label,
         "decoder": variant.name,
+        "kind": "engine" if isinstance(variant.decoder, Engine) else "session",
+        "lossless": variant.decoder.lossless,
         "options": published(variant.options),
         "sampling": asdict(variant.sampling),
         "prompt_id": prompt.id,
