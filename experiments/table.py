@@ -1,64 +1,63 @@
-"""The tables at the end of a run, from its summary alone; readable at 100 columns, and when piped."""
+"""The tables at the end of a run, from its summary alone: figures of every variant, and what they leave open."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from experiments.quality import NO_JUDGE
 from experiments.report import BASELINE
+from experiments.table_compared import compared_with, comparison_notes, comparison_table
+from experiments.table_style import Summary, number, plain_table, readable, share
 
-PIPED_COLUMNS = 100
-LEVEL = 0.05
 LEAST_SECONDS = 10.0  # of a block of energy
-METRICS = {  # of the second table: name in the summary -> name in print
-    "speedup": "speed-up",
-    "perplexity_ratio": "perplexity ratio",
-    "judge_perplexity_ratio": "judge perplexity ratio",
-    "score_difference": "score difference",
-    "energy_ratio": "J/token ratio",
-}
-Summary = Mapping[str, Any]
 
 
 def print_table(summary: Summary, console: Console | None = None) -> None:
-    """A table of figures, one of comparisons, and what they leave open."""
+    """A table of figures, one of comparisons, and what they leave open; of each group, if there are several."""
     console = readable(console)
-    decoders: Mapping[str, Any] = summary["decoders"]
-    baseline = BASELINE if BASELINE in decoders else list(decoders)[:2][-1]  # the first reference
-    console.print(_figures(summary))
-    compared = [found for found in summary["comparisons"] if found["reference"] == baseline]
-    shown = [found for found in compared if found["metric"] in METRICS and found["value"] is not None]
-    if shown:
-        console.print(_comparisons(shown, baseline))
-    for note in (*_notes(summary), *_comparison_notes(summary, compared)):
+    labels = list(summary["decoders"])
+    baseline = BASELINE if BASELINE in labels else labels[:2][-1]  # the first reference
+    for title, shown in _groups(summary):
+        shown = sorted(shown, key=lambda label: -(summary["decoders"][label]["tokens_per_target_forward"] or 0))
+        console.print(_figures(summary, shown, title))
+        if compared := comparison_table(compared_with(summary, baseline, shown), baseline):
+            console.print(compared)
+    for note in (*_notes(summary), *comparison_notes(summary, compared_with(summary, baseline, labels))):
         console.print(note, style="dim", markup=False)
 
 
-def _figures(summary: Summary) -> Table:
-    """One row a variant."""
+def _groups(summary: Summary) -> Iterator[tuple[str, list[str]]]:
+    """Title and labels of each table; what belongs to no group stands in all."""
+    groups = {label: figures["group"] for label, figures in summary["decoders"].items()}
+    for group in dict.fromkeys(group for group in groups.values() if group) or [""]:
+        shown = [label for label, of_label in groups.items() if of_label in ("", group)]
+        yield _title(summary) + (f": {group}" if group else ""), shown
+
+
+def _figures(summary: Summary, labels: Sequence[str], title: str) -> Table:
+    """One row a variant, those with the most tokens for each forward of the target first."""
     judged = _judged(summary)
     heads = ["tokens\n/s", "tokens/\nforward", "accep-\ntance", "outside\nforwards", "perple-\nxity"]
     heads += [*(["judge's\nppl."] if judged else []), "score", "dist-\ninct-2", "mean\ntokens", "J/\ntoken"]
-    table = plain_table(_title(summary), ["variant"], heads)
-    for label, figures in summary["decoders"].items():
+    table = plain_table(title, ["variant"], heads)
+    for label in labels:
+        figures = summary["decoders"][label]
         table.add_row(
             escape(label),
-            _number(figures["tokens_per_second"], 1),
-            _number(figures["tokens_per_target_forward"], 2),
-            _number((figures["acceptance"] or {}).get("draft_acceptance_rate"), 3),
-            _share(figures["outside_forwards_share"]),
-            _number(figures["perplexity"], 3),
-            *([_number(figures["judge_perplexity"], 3)] if judged else []),
-            _number(figures["score"]["value"], 3),
-            _number(figures["distinct_2"], 3),
-            _number(figures["mean_tokens"], 1),
-            _number(figures["energy"]["joules_per_token"], 3),
+            number(figures["tokens_per_second"], 1),
+            number(figures["tokens_per_target_forward"], 2),
+            number((figures["acceptance"] or {}).get("draft_acceptance_rate"), 3),
+            share(figures["outside_forwards_share"]),
+            number(figures["perplexity"], 3),
+            *([number(figures["judge_perplexity"], 3)] if judged else []),
+            number(figures["score"]["value"], 3),
+            number(figures["distinct_2"], 3),
+            number(figures["mean_tokens"], 1),
+            number(figures["energy"]["joules_per_token"], 3),
         )
     return table
 
@@ -68,73 +67,11 @@ def _judged(summary: Summary) -> bool:
     return any(figures["judge_perplexity_reason"] != NO_JUDGE for figures in summary["decoders"].values())
 
 
-def _comparisons(shown: Sequence[Summary], baseline: str) -> Table:
-    """One row for each variant and metric, against the baseline."""
-    heads = ("value [95 % interval]", "smallest detectable", "p (Holm)")
-    table = plain_table(f"Against {baseline}", ["variant", "metric"], heads)
-    shown = sorted(shown, key=lambda found: [f["decoder"] for f in shown].index(found["decoder"]))
-    for before, found in zip([None, *shown], shown, strict=False):
-        same = before is not None and before["decoder"] == found["decoder"]
-        table.add_row(
-            "" if same else escape(found["decoder"]),
-            METRICS[found["metric"]],
-            escape(_interval(found)),
-            _detectable(found),
-            _p(found["p_holm"]),
-        )
-    return table
-
-
-def readable(console: Console | None) -> Console:
-    """The console, or the usual one; of a fixed width where the output is piped."""
-    console = console or Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPED_COLUMNS, file=console.file)
-
-
-def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
-    """A table with heads of columns of words (left) and of numbers (right)."""
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), title=escape(title), title_justify="left", title_style="bold")
-    for head in left:
-        table.add_column(head, no_wrap=True)
-    for head in right:
-        table.add_column(escape(head), justify="right")
-    return table
-
-
 def _title(summary: Summary) -> str:
     figures = next(iter(summary["decoders"].values()))
     prompts, repeats = figures["prompts"], figures["rows"] // figures["prompts"]
     texts = f"{prompts} prompts" + (f", {repeats} repeats" if repeats > 1 else "")
     return f"{summary['model']}, {summary['task']}, {texts} (run {summary['run_id']})"
-
-
-def _interval(found: Summary) -> str:
-    """A value and its interval; * if that contains "no difference", = if it shows no loss beyond the margin."""
-    digits, sign = (2, "+") if found["null"] == 0 else (3, "")
-    if found["metric"] == "speedup":
-        digits = 2
-    value = f"{found['value']:{sign}.{digits}f}"
-    if found["low"] is None:
-        return f"{value} [-]"
-    mark = ("*" if _open(found) else "") + ("=" if found["no_loss"] else "")
-    return f"{value} [{found['low']:{sign}.{digits}f}, {found['high']:{sign}.{digits}f}]{mark}"
-
-
-def _open(found: Summary) -> bool:
-    """Whether the interval contains "no difference"."""
-    return found["low"] is not None and bool(found["low"] <= found["null"] <= found["high"])
-
-
-def _detectable(found: Summary) -> str:
-    if found["detectable"] is None:
-        return "-"
-    if found["null"] == 0:
-        return f"±{found['detectable']:.2f}"
-    return f"{1 / found['detectable']:.3f} or {found['detectable']:.3f}"
-
-
-def _p(p: float | None) -> str:
-    return "-" if p is None else f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
 def _notes(summary: Summary) -> Iterator[str]:
@@ -157,7 +94,7 @@ def _notes(summary: Summary) -> Iterator[str]:
             yield f"{label}: {row['proven_share']:.1%} of the blocks proven to be the most probable ones"
         left = row["divergence"]
         if left and left["diverged"]:
-            gap = _number(left["largest_gap"], 4)
+            gap = number(left["largest_gap"], 4)
             yield (
                 f"{label}: {left['diverged']} of {left['texts']} texts leave the greedy one, where the two largest "
                 f"logits lie at most {gap} apart"
@@ -205,32 +142,3 @@ def _energy_notes(energy: Sequence[Summary]) -> Iterator[str]:
 def _union(rows: Sequence[Summary], key: str) -> list[str]:
     """What any row lists under a key."""
     return sorted({entry for row in rows for entry in row[key]})
-
-
-def _comparison_notes(summary: Summary, compared: Sequence[Summary]) -> Iterator[str]:
-    """What the second table leaves open."""
-    shown = [found for found in compared if found["metric"] in METRICS]
-    if any(map(_open, shown)):
-        yield "*: the interval contains 1, or 0 for a difference: not shown to differ"
-    if any(found["no_loss"] for found in shown):
-        margin, before = summary["noninferiority_margin"], summary["margin_stated_before"]
-        yield f"=: no loss beyond the margin of {margin:g}" + (
-            "" if before else ", which was NOT stated before measuring"
-        )
-    yield from sorted({f"[-]: {found['reason']}" for found in shown if found["value"] is not None and found["reason"]})
-    tested = [found for found in compared if found["p"] is not None]
-    if tested:
-        lost = sum(found["p"] < LEVEL <= found["p_holm"] for found in tested)
-        yield (
-            f"p: corrected by Holm for the {len(tested)} comparisons with {tested[0]['reference']}"
-            + (f", after which {lost} no longer hold at {LEVEL}" if lost else "")
-            + "; detectable: by one test alone, before that correction, with a power of 80 %"
-        )
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.table import plain_table, readable
+from experiments.table_style import plain_table, readable
 
 SPREAD = 0.25  # of the median, between the quartiles; more of it in half of the sizes is worth a warning
 
