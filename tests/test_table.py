@@ -1,0 +1,73 @@
+"""The tables of a run with many variants, or several groups of them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from experiments.table import print_table
+from tests.made_rows import random_rows, summary_of
+
+MANY = [f"decoder_{i}" for i in range(9)]
+
+
+def lines_of(summary: dict[str, Any]) -> list[str]:
+    text = io.StringIO()
+    print_table(summary, Console(file=text))
+    return text.getvalue().splitlines()
+
+
+def many() -> dict[str, Any]:
+    """The summary of nine copies of a decoder and a baseline half as fast."""
+    rows = random_rows(12, 1)
+    fast, slow = ([row for row in rows if row["variant"] == name] for name in ("fast", "slow"))
+    copies = [{**row, "variant": label} for label in MANY for row in fast]
+    return summary_of([*copies, *({**row, "variant": "autoregressive"} for row in slow)], *MANY, "autoregressive")
+
+
+def test_variants_stand_in_order_of_tokens_per_target_forward() -> None:
+    summary = many()
+    for i, label in enumerate(MANY):
+        summary["decoders"][label]["tokens_per_target_forward"] = 20.0 + i
+    summary["decoders"]["decoder_4"]["tokens_per_target_forward"] = None
+    lines = lines_of(summary)
+    end = next(i for i, line in enumerate(lines) if "Against" in line)
+    names = [line.split()[0] for line in lines[:end] if line.split() and line.split()[0] in summary["decoders"]]
+    best_first = [label for label in reversed(MANY) if label != "decoder_4"]
+    assert names == [*best_first, "autoregressive", "decoder_4"]
+
+
+def test_many_variants_take_one_line_each_with_the_figures_of_the_summary() -> None:
+    summary = many()
+    for found in summary["comparisons"]:
+        if (found["decoder"], found["metric"], found["reference"]) == ("decoder_3", "speedup", "autoregressive"):
+            found |= {"value": 7.654, "low": 6.543, "high": 8.762}
+    lines = lines_of(summary)
+    against = lines[next(i for i, line in enumerate(lines) if "Against" in line) :]
+    (shown,) = (line for line in against if line.strip().startswith("decoder_3"))
+    assert shown.split()[1:4] == ["7.65", "[6.54,", "8.76]"]
+    assert max(map(len, lines)) <= 100
+    assert any(line.strip().startswith("detectable") and " or " in line for line in against)
+
+
+def test_what_the_correction_takes_back_is_marked_at_the_value() -> None:
+    summary = many()
+    for found in summary["comparisons"]:
+        mine = (found["decoder"], found["metric"]) == ("decoder_3", "speedup")
+        found |= {"p": 0.03, "p_holm": 0.06 if mine else 0.04}
+    lines = lines_of(summary)
+    marked = [line for line in lines if "°" in line]
+    assert len(marked) == 2 and marked[0].split()[0] == "decoder_3" and "(°)" in marked[1]
+
+
+def test_groups_have_a_table_each_and_both_show_what_belongs_to_none() -> None:
+    summary = many()
+    for label in MANY:
+        summary["decoders"][label]["group"] = "same gamma" if label < "decoder_4" else "best each"
+    text = "\n".join(lines_of(summary))
+    first, second = text.split(": best each")
+    assert ": same gamma" in first and "decoder_3" in first and "decoder_4" not in first.split("Against")[0]
+    figures = second.split("Against")[0]
+    assert "decoder_4" in figures and "decoder_3" not in figures and "autoregressive" in figures
