@@ -155,12 +155,14 @@ class Written:
         rounds: up to the end of the text or beyond; what is beyond is cut.
         target, draft: the forwards behind these rounds, prefill not counted.
         prefill_seconds: how much of the time was spent on reading the prompt but its last token, with both models.
+        prepare_seconds: how much was spent on what serves all texts, such as compiling; no text is charged for it.
     """
 
     rounds: Sequence[Round]
     target: Counts
     draft: Counts
     prefill_seconds: float
+    prepare_seconds: float = 0.0
 
 
 @runtime_checkable

@@ -30,7 +30,7 @@ class Output:
         rounds: as emitted, that is, the last one cut.
         target, draft: what the two sessions did, prefill not counted.
         prefill_seconds, decode_seconds: wall clock, device synchronised at both edges; the search for stop strings,
-            which turns tokens into text, is left out.
+            which turns tokens into text, is left out, and so is what an engine does once for all texts.
     """
 
     tokens: tuple[int, ...]
@@ -167,7 +167,7 @@ def _run(
     written = engine.run(text, Reader(target, warp), Reader(draft, warp))
     for model in models:
         model.synchronise()
-    seconds = perf_counter() - started - ending.seconds
+    seconds = perf_counter() - started - ending.seconds - written.prepare_seconds
     output: list[int] = []
     rounds: list[Round] = []
     finish = None

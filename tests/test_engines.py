@@ -1,0 +1,358 @@
+"""Transformers' own code as an engine: the target's law, our ends, our counts, and nothing left behind."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers.generation.utils as generation
+from scipy.stats import chi2
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from baselines.autoregressive import Autoregressive
+from baselines.hf import HfGenerate, HfStatic
+from baselines.hf_assisted import HfAssisted
+from baselines.hf_shared import Ends
+from baselines.speculative import Speculative
+from mtad.decoder import Decoder, Engine, Source
+from mtad.ending import Limits
+from mtad.errors import UserError
+from mtad.generate import Output, generate
+from mtad.law import Sampling, Warp
+from mtad.luck import Luck
+from mtad.model import CausalModel
+from mtad.session import Session
+from tests.fakes import TableModel, llama, noisy, opt
+from tests.helpers import PURE, from_yaml, write
+
+ENGINES: dict[str, Callable[[], Decoder]] = {
+    "hf_generate": HfGenerate,
+    "hf_static": HfStatic,
+    "hf_assisted": HfAssisted,
+}
+GREEDY = Sampling(greedy=True)
+VOCABULARY, LENGTH, TEXTS = 5, 3, 300
+REFUTED = 1e-6  # as in tests/test_lossless.py
+
+
+def small(seed: int, layers: int = 1) -> CausalModel:
+    """A random Llama over five tokens, with two padded rows."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY + 2,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        initializer_range=0.7,
+    )
+    return CausalModel(LlamaForCausalLM(config), VOCABULARY)
+
+
+def exact(model: CausalModel, warp: Warp) -> dict[tuple[int, ...], float]:
+    """Probability of every text of LENGTH tokens after the prompt (0,), read without a cache."""
+    texts = list(itertools.product(range(VOCABULARY), repeat=LENGTH))
+    with torch.no_grad():
+        logits = model.lm(torch.tensor([(0, *text) for text in texts]), use_cache=False).logits[:, :-1, :VOCABULARY]
+    law = warp(logits.reshape(-1, VOCABULARY))
+    columns = np.arange(VOCABULARY)
+    logp = np.array([law.of(row, columns) for row in range(len(texts) * LENGTH)]).reshape(-1, LENGTH, VOCABULARY)
+    return {
+        text: float(np.exp(sum(rows[i, token] for i, token in enumerate(text))))
+        for text, rows in zip(texts, logp, strict=True)
+    }
+
+
+def p_value(decoder: Decoder, sampling: Sampling) -> float:
+    """Chi-square test of TEXTS outputs against the exact law; texts expected fewer than five times count as one."""
+    target, draft = small(3), small(4)
+    law = {text: p for text, p in exact(target, sampling.warp(False)).items() if p > 0}
+    seen = Counter(write(decoder, target, draft, limit=LENGTH, sampling=sampling, seed=s).tokens for s in range(TEXTS))
+    if set(seen) - set(law):
+        return 0.0
+    common = [text for text, p in law.items() if p * TEXTS >= 5]
+    observed, expected = [seen[text] for text in common], [law[text] * TEXTS for text in common]
+    if sum(expected) < TEXTS - 1:
+        observed.append(TEXTS - sum(observed))
+        expected.append(TEXTS - sum(expected))
+    statistic = sum((o - e) ** 2 / e for o, e in zip(observed, expected, strict=True))
+    return float(chi2.sf(statistic, len(expected) - 1))
+
+
+@pytest.mark.parametrize(
+    ("engine", "sampling"),
+    [
+        (HfGenerate(), Sampling(0.7, 3, 0.9)),
+        (HfStatic(capacity=8), PURE),
+        (HfAssisted(gamma=2), PURE),
+        (HfAssisted(gamma=2), Sampling(1.0, 3, 1.0)),
+        (HfAssisted(gamma=2), Sampling(0.7, 4, 0.9)),
+    ],
+)
+def test_engines_sample_the_targets_law(engine: Decoder, sampling: Sampling) -> None:
+    assert engine.lossless and p_value(engine, sampling) > REFUTED
+
+
+def flat_q(ids: Any, q: torch.Tensor, *rest: Any, **more: Any) -> Any:
+    """A q that was not sampled from."""
+    return original(ids, torch.zeros_like(q), *rest, **more)
+
+
+def accept_all(ids: torch.Tensor, q: torch.Tensor, length: int, p: torch.Tensor, **more: Any) -> Any:
+    """No test at all."""
+    last = torch.multinomial(p[:, -1].softmax(-1), 1)
+    return torch.cat([ids[:, -length:], last], dim=-1), torch.tensor(length)
+
+
+original = generation._speculative_sampling
+
+
+@pytest.mark.parametrize("fault", [flat_q, accept_all])
+def test_a_wrong_assisted_rule_is_caught(monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
+    monkeypatch.setattr(generation, "_speculative_sampling", fault)
+    assert p_value(HfAssisted(gamma=2), Sampling(1.0, 3, 1.0)) < REFUTED
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("make", [llama, opt])
+def test_greedy_engines_write_what_our_greedy_decoding_writes(make: Any, name: str) -> None:
+    target = make(0)
+    draft = noisy(target, make)
+    for prompt in ([3], [3, 5, 7], list(range(40))):
+        run: dict[str, Any] = {"prompt": prompt, "limit": 24, "eos": [7, 9], "sampling": GREEDY}
+        ours, theirs = (write(d, target, draft, **run) for d in (Autoregressive(), ENGINES[name]()))
+        assert (theirs.tokens, theirs.finish) == (ours.tokens, ours.finish)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_greedy_engines_agree_on_the_embedded_pair(name: str) -> None:
+    from tests.test_tiny_claims import Sql, pair
+
+    models, prompt = pair(), Sql().prompts()[0]
+    ids = models.tokenizer(prompt.text)["input_ids"]
+    limits = Limits(40, models.eos, Sql().stop)
+    sessions = Session(models.target), Session(models.draft)
+    ours, theirs = (
+        generate(d, *sessions, ids, limits, GREEDY, Luck(0, prompt.id), models.tokenizer.decode)
+        for d in (Autoregressive(), from_yaml(name))
+    )
+    assert theirs.tokens == ours.tokens and theirs.text == ours.text
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_texts_end_where_ours_end(name: str) -> None:
+    target = llama(0)
+    draft = noisy(target, llama)
+    whole = write(Autoregressive(), target, draft, [3, 5], limit=30, sampling=GREEDY)
+    stop = "".join(chr(ord("a") + token) for token in whole.tokens[8:10])
+    for more in ({"limit": 1}, {"limit": 2}, {"eos": [whole.tokens[6]]}, {"stop": [stop]}):
+        run: dict[str, Any] = {"prompt": [3, 5], "limit": 30, "sampling": GREEDY, **more}
+        ours, theirs = (write(d, target, draft, **run) for d in (Autoregressive(), ENGINES[name]()))
+        assert (theirs.tokens, theirs.text, theirs.finish) == (ours.tokens, ours.text, ours.finish)
+        if name != "hf_assisted":
+            assert theirs.target.reads == ours.target.reads, "no forward beyond the end"
+
+
+def assisted(gamma: int, sampling: Sampling = PURE, **more: Any) -> Output:
+    target = llama(0)
+    draft = noisy(target, llama, 0.01)
+    return write(HfAssisted(gamma), target, draft, [3, 5, 7], limit=40, sampling=sampling, **more)
+
+
+@pytest.mark.parametrize("gamma", [1, 3, 7])
+def test_every_draft_has_gamma_tokens_but_near_the_limit(gamma: int) -> None:
+    output, written = assisted(gamma), 0
+    for step in output.rounds:
+        assert step.drafted == min(gamma, 40 - written - 1)
+        written += len(step.tokens)
+    assert 0 < sum(step.accepted for step in output.rounds) < sum(step.drafted for step in output.rounds)
+
+
+def test_assisted_rounds_and_forwards_add_up() -> None:
+    output = assisted(4, eos=[11, 12, 13])
+    assert [token for step in output.rounds for token in step.tokens] == list(output.tokens)
+    assert output.target.forwards == len(output.rounds)
+    assert output.target.reads == Counter(step.drafted + 1 for step in output.rounds)
+    assert output.draft.forwards == sum(step.drafted for step in output.rounds)
+    for step in output.rounds[:-1]:
+        last = Source.CORRECTED if step.accepted < step.drafted else Source.TARGET
+        assert step.sources == (Source.DRAFT,) * step.accepted + (last,)
+
+
+def test_greedy_assisted_rounds_are_those_of_our_speculative_decoding() -> None:
+    target = llama(0)
+    draft = noisy(target, llama, 0.01)
+    run: dict[str, Any] = {"prompt": [3, 5, 7], "limit": 40, "eos": [11, 12], "sampling": GREEDY}
+    ours, theirs = (write(d, target, draft, **run) for d in (Speculative(4), HfAssisted(4)))
+    assert [replace(step, notes={}) for step in theirs.rounds] == list(ours.rounds)
+    assert theirs.target.reads == ours.target.reads
+
+
+def test_transformers_warps_the_draft_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafted: list[torch.Tensor] = []
+
+    def seen(ids: Any, q: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        drafted.append(q)
+        return original(ids, q, *rest, **more)
+
+    monkeypatch.setattr(generation, "_speculative_sampling", seen)
+    target, draft = small(3), small(4)
+    write(HfAssisted(2), target, draft, limit=3, sampling=Sampling(0.5, 0, 1.0))
+    with torch.no_grad():
+        raw = draft.lm(torch.tensor([[0]])).logits[0, -1, :VOCABULARY]
+    found = drafted[0][0, 0].softmax(-1)[:VOCABULARY]
+    torch.testing.assert_close(found, (raw / 0.5 / 0.5).softmax(-1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_prompt_is_prefill_and_forwards_fill_the_decoding(name: str) -> None:
+    target, draft = llama(0), llama(1)
+    output = write(ENGINES[name](), target, draft, [4] * 300, limit=12)
+    assert output.prefill_seconds > 0 and output.decode_seconds > 0
+    assert output.target.nodes <= 12 * 5, "the prompt is not in the counts"
+    phases = output.phases
+    if name == "hf_static":
+        assert phases["target"] is None and phases["decide"] is None
+    else:
+        assert phases["target"] and phases["decide"] is not None and phases["decide"] > 0
+    first = output.rounds[0].notes
+    assert first == ({"compiled": False, "compile_seconds": 0.0} if name == "hf_static" else {})
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_row_can_be_made_again_alone_and_torchs_generator_is_left_alone(name: str) -> None:
+    target, draft = llama(0), llama(1)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first = write(ENGINES[name](), target, draft, [3], limit=12, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert write(ENGINES[name](), target, draft, [3], limit=12, seed=1).tokens == first.tokens
+    assert write(ENGINES[name](), target, draft, [3], limit=12, seed=2).tokens != first.tokens
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_settings_inside_a_checkpoint_do_not_leak_in(name: str) -> None:
+    def pair() -> tuple[CausalModel, CausalModel]:
+        return llama(0), noisy(llama(0), llama)
+
+    clean, laden = pair(), pair()
+    theirs = GenerationConfig(
+        repetition_penalty=3.0,
+        no_repeat_ngram_size=1,
+        forced_bos_token_id=3,
+        forced_eos_token_id=4,
+        suppress_tokens=list(range(20)),
+        min_new_tokens=20,
+        eos_token_id=9,
+        temperature=0.1,
+        do_sample=True,
+        num_assistant_tokens=9,
+        num_assistant_tokens_schedule="heuristic",
+    )
+    for model in laden:
+        model.lm.generation_config = theirs
+    before = theirs.to_dict()
+    for sampling in (GREEDY, PURE):
+        texts = [
+            write(ENGINES[name](), *models, [3, 5], limit=16, sampling=sampling).rounds for models in (clean, laden)
+        ]
+        assert texts[0] == texts[1]
+    assert all(model.lm.generation_config is theirs for model in laden) and theirs.to_dict() == before
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_padded_rows_are_never_written(name: str) -> None:
+    target, draft = small(3), small(4)
+    with torch.no_grad():
+        for model in (target, draft):
+            model.lm.lm_head.weight[VOCABULARY:] = 3 * model.lm.lm_head.weight[:2]
+    for sampling in (GREEDY, PURE):
+        output = write(ENGINES[name](), target, draft, limit=30, sampling=sampling)
+        assert len(output.tokens) == 30 and max(output.tokens) < VOCABULARY
+
+
+def test_engines_do_not_disturb_our_sessions() -> None:
+    target = llama(0)
+    draft = noisy(target, llama)
+    sessions = Session(target), Session(draft)
+
+    def ours() -> Sequence[int]:
+        limits = Limits(20)
+        return generate(Speculative(), *sessions, [3, 5], limits, PURE, Luck(0, "a"), str).tokens
+
+    before = ours()
+    for name in ENGINES:
+        write(ENGINES[name](), target, draft, [9, 8, 7], limit=9)
+    assert ours() == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in target.lm.modules())
+
+
+def test_what_fails_within_leaves_no_hook_and_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, draft = llama(0), llama(1)
+    configs, state = [model.lm.generation_config for model in (target, draft)], torch.random.get_rng_state()
+
+    def fail(*args: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ends, "__call__", fail)
+    for engine in ENGINES.values():
+        with pytest.raises(KeyboardInterrupt):
+            write(engine(), target, draft, limit=5)
+    assert [model.lm.generation_config for model in (target, draft)] == configs
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not target.lm._forward_hooks and not draft.lm._forward_pre_hooks
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_other_models_are_refused_in_one_line(name: str) -> None:
+    with pytest.raises(UserError, match="transformers' own code") as caught:
+        write(ENGINES[name](), TableModel([[1, 1], [1, 1]]), TableModel([[1, 1], [1, 1]]))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pair_that_transformers_cannot_assist_is_refused_in_one_line() -> None:
+    wide = small(4)
+    wide.lm.resize_token_embeddings(VOCABULARY + 6)
+    with pytest.raises(UserError, match="7 and 11 rows of embeddings"):
+        write(HfAssisted(), small(3), wide)
+
+
+def test_the_static_cache_serves_texts_of_many_lengths_and_grows() -> None:
+    target, engine = llama(0), HfStatic(capacity=16)
+    for length in (3, 5, 30, 4):
+        prompt = list(range(length))
+        ours, theirs = (write(d, target, target, prompt, limit=8, sampling=GREEDY) for d in (Autoregressive(), engine))
+        assert theirs.tokens == ours.tokens
+
+
+def test_a_compiled_forward_writes_the_same_and_no_text_is_charged_for_compiling() -> None:
+    target, engine = small(3), HfStatic(compile="on", capacity=16)
+    ours = write(Autoregressive(), target, target, [3], limit=8, sampling=GREEDY)
+    first, second = (write(engine, target, target, [3], limit=8, sampling=GREEDY) for _ in range(2))
+    assert first.tokens == second.tokens == ours.tokens
+    assert first.rounds[0].notes["compiled"] is True and second.rounds[0].notes["compiled"] is True
+    spent = first.rounds[0].notes["compile_seconds"]
+    assert isinstance(spent, float) and spent > 0.5 > first.prefill_seconds + first.decode_seconds
+    assert second.rounds[0].notes["compile_seconds"] == 0
+
+
+@pytest.mark.parametrize("options", [{"compile": "yes"}, {"capacity": 0}])
+def test_unknown_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        HfStatic(**options)
+    with pytest.raises(UserError):
+        HfAssisted(gamma=0)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_engines_are_engines(name: str) -> None:
+    assert isinstance(from_yaml(name), Engine)
