@@ -1,23 +1,29 @@
 """Does a decoder sample the target's law? Texts on table models, whose law is known exactly, against that law.
 
-`p_value` tests whole texts of several rounds by chi-square. Its texts come from `texts`, a small loop over rounds that
-looks laws up in a table; it writes what `mtad.generate` writes, token for token, and is several times faster.
+`p_value` tests whole texts of several rounds by chi-square. Its texts come from `write_all`, a small loop over rounds
+that looks laws up in a table; it writes what `mtad.generate` writes, token for token, and is several times faster.
+
+`one_round` needs no statistics: it follows a round along every outcome of its draws and tests, each with its exact
+probability, so that the law of what the round emits (`first_tokens`) and what it accepts (`mean_accepted`) are exact.
 """
 
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from scipy.stats import chi2
 
 from mtad.decoder import Decoder, Engine, Round, RoundDecoder, Text
-from mtad.law import RAW, Law, Sampling, Warp
+from mtad.law import RAW, Law, Sampling, Warp, inverse_cdf
 from mtad.luck import Luck
 from mtad.tree import Tree
 from tests.fakes import TableModel
@@ -36,7 +42,7 @@ PAIRS: dict[str, tuple[Table, Table]] = {
     ),
     "peaked draft": (P, [[1, 1, 18], [18, 1, 1], [1, 18, 1]]),  # draws with replacement repeat themselves
 }
-WARPS = [Sampling(0.7, 2, 1.0), Sampling(1.5, 0, 0.8), Sampling(1.0, 10, 0.9)]
+WARPS = [Sampling(0.7, 2, 1.0), Sampling(1.5, 0, 0.8), Sampling(1.0, 10, 0.8)]
 
 LENGTH, TEXTS = 4, 2000
 REFUTED = 1e-6  # a right rule meets this once in a million seeds, and the seeds are fixed
@@ -171,3 +177,137 @@ def answer(steps: Generator[Any, Law, Sequence[Round]], last: int) -> Sequence[R
             lookup, tree = steps.send(lookup.law.take([last, *tree.tokens[1:]]))
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+
+
+# -- every outcome of one round --------------------------------------------------------------------------------------
+
+Choose = Callable[[Sequence[float]], int]  # an index, with probability in proportion to its weight
+
+
+def one_round(
+    decoder: Decoder, sampling: Sampling = PURE, target: Table = P, draft: Table = Q, room: int = 99
+) -> list[tuple[float, Round]]:
+    """Every outcome of the first round after the prompt (START,), with its probability.
+
+    For decoders that compare each acceptance uniform alone and draw by `mtad.law.inverse_cdf`. A uniform that is used
+    for two decisions fails.
+    """
+    warp = sampling.warp(decoder.joint)
+    readers = Lookup(target, warp), Lookup(draft, warp)
+
+    def run(choose: Choose) -> Round:
+        luck: Any = ForkedLuck(choose)
+        text = Text([START], room, frozenset(), luck, sampling.greedy, lambda new: False)
+        (only,) = answer(rounds(decoder, text, *readers), START)
+        return only
+
+    def draw(weights: np.ndarray, uniform: Uniform) -> int:
+        return uniform.use(weights)
+
+    with ExitStack() as patches:
+        for module in list(sys.modules.values()):
+            if vars(module).get("inverse_cdf") is inverse_cdf:
+                patches.enter_context(patch.object(module, "inverse_cdf", draw))
+        return list(outcomes(run))
+
+
+def first_tokens(
+    decoder: Decoder, length: int, sampling: Sampling = PURE, target: Table = P, draft: Table = Q
+) -> dict[tuple[int, ...], float]:
+    """Exact law of `length` tokens, if after the first round the target goes on alone."""
+    rows = np.exp(Lookup(target, sampling.warp(decoder.joint)).dense)
+    law: dict[tuple[int, ...], float] = {}
+    for probability, step in one_round(decoder, sampling, target, draft):
+        missing = max(0, length - len(step.tokens))
+        for more in itertools.product(range(len(target)), repeat=missing):
+            tokens = (*step.tokens, *more)
+            pairs = list(itertools.pairwise(tokens))[len(step.tokens) - 1 :]
+            key = tokens[:length]
+            law[key] = law.get(key, 0.0) + probability * float(np.prod([rows[a, b] for a, b in pairs]))
+    return law
+
+
+def mean_accepted(decoder: Decoder, sampling: Sampling = PURE, target: Table = P, draft: Table = Q) -> float:
+    """Exact expectation of the drafted tokens that the first round accepts."""
+    return sum(probability * step.accepted for probability, step in one_round(decoder, sampling, target, draft))
+
+
+def error(decoder: Decoder, length: int, sampling: Sampling = PURE, target: Table = P, draft: Table = Q) -> float:
+    """Largest difference between the exact law of the first tokens and that of the target; see `first_tokens`."""
+    law = first_tokens(decoder, length, sampling, target, draft)
+    right = exact(target, sampling.warp(decoder.joint), length)
+    return max(abs(law.get(tokens, 0.0) - right.get(tokens, 0.0)) for tokens in {*law, *right})
+
+
+def outcomes(run: Callable[[Choose], Round]) -> Iterator[tuple[float, Round]]:
+    """`run` along every path of its choices, with the probability of the path."""
+    waiting: list[tuple[int, ...]] = [()]
+    while waiting:
+        path = Path(waiting.pop())
+        result = run(path.choose)
+        waiting += path.others
+        yield path.probability, result
+
+
+@dataclass
+class Path:
+    """Follows the choices of `start`, then takes the first one each time and notes the others."""
+
+    start: tuple[int, ...]
+    taken: tuple[int, ...] = ()
+    probability: float = 1.0
+    others: list[tuple[int, ...]] = field(default_factory=list)
+
+    def choose(self, weights: Sequence[float]) -> int:
+        possible = [index for index, weight in enumerate(weights) if weight > 0]
+        if len(self.taken) < len(self.start):
+            pick = self.start[len(self.taken)]
+        else:
+            pick, *rest = possible
+            self.others += [(*self.taken, other) for other in rest]
+        self.taken += (pick,)
+        self.probability *= float(weights[pick] / sum(weights))
+        return pick
+
+
+@dataclass(frozen=True)
+class ForkedLuck:
+    """Uniforms that have every value."""
+
+    choose: Choose
+    used: set[tuple[object, ...]] = field(default_factory=set)
+
+    def last(self, position: int) -> Uniform:
+        return self._uniform("last", position)
+
+    def draft(self, position: int, start: int, index: int = 0) -> Uniform:
+        return self._uniform("draft", position, start, index)
+
+    def accept(self, position: int, start: int, index: int = 0) -> Uniform:
+        return self._uniform("accept", position, start, index)
+
+    def _uniform(self, *address: object) -> Uniform:
+        assert address not in self.used, f"the uniform {address} is used for two decisions"
+        self.used.add(address)
+        return Uniform(self.choose)
+
+
+class Uniform:
+    """A uniform in [0, 1) that is good for one decision: a draw, or a comparison with a number."""
+
+    def __init__(self, choose: Choose) -> None:
+        self.choose: Choose | None = choose
+
+    def use(self, weights: Sequence[float] | np.ndarray) -> int:
+        assert self.choose is not None, "a uniform is used for two decisions"
+        choose, self.choose = self.choose, None
+        return choose(list(weights))
+
+    def __lt__(self, bound: float) -> bool:
+        chance = min(1.0, max(0.0, float(bound)))
+        return self.use([chance, 1.0 - chance]) == 0
+
+    def __ge__(self, bound: float) -> bool:
+        return not self < bound
+
+    __le__, __gt__ = __lt__, __ge__  # a bound itself has probability 0

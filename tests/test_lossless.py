@@ -1,73 +1,108 @@
-"""Lossless decoders sample the target's law over several tokens and rounds, and the same test catches wrong rules."""
+"""Lossless decoders sample the target's law over several tokens and rounds, and the same test catches wrong rules.
+
+Every lossless decoder with a YAML is found and tested; its options are made small by their names (`variants`).
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
-from collections.abc import Callable
+import dataclasses
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
-from scipy.stats import chi2
 
 from baselines.autoregressive import Autoregressive
 from baselines.speculative import Speculative, residual_draw
 from mtad.decoder import Decoder, Round, Rounds, Source, Text
 from mtad.drafting import OneEach, grow
-from mtad.law import Law, Sampling, Warp
+from mtad.law import Law, Sampling
 from mtad.mtad import Mmtad, Mtad
 from mtad.session import Reader
 from mtad.tree import ROOT, Tree
 from tests.fakes import TableModel, llama, noisy, opt
-from tests.helpers import PURE, write
+from tests.helpers import LOSSLESS, PURE, from_yaml, write
+from tests.laws import LENGTH, PAIRS, REFUTED, WARPS, P, Q, error, p_value, write_all
 
-P = [[1, 2, 5], [6, 1, 1], [2, 4, 2]]
-Q = [[4, 3, 1], [2, 2, 4], [1, 1, 6]]
-LENGTH, TEXTS = 4, 2000
-REFUTED = 1e-6  # a right rule meets this once in a million seeds, and the seeds are fixed
-
-
-def p_value(decoder: Decoder, sampling: Sampling = PURE, texts: int = TEXTS) -> float:
-    """Chi-square test of `texts` outputs of LENGTH tokens against the exact law of the target."""
-    target, draft = TableModel(P), TableModel(Q)
-    seen = Counter(write(decoder, target, draft, limit=LENGTH, sampling=sampling, seed=s).tokens for s in range(texts))
-    law = exact(sampling.warp(decoder.joint))
-    possible = {tokens: p for tokens, p in law.items() if p > 0}
-    if set(seen) - set(possible):
-        return 0.0
-    statistic = sum((seen[tokens] - texts * p) ** 2 / (texts * p) for tokens, p in possible.items())
-    return float(chi2.sf(statistic, len(possible) - 1))
+SMALL = {"gamma": 2, "width": 2, "branching": (2, 2)}
+OTHERS = {"gamma": (1, 3), "width": (1, 4), "branching": ((1,), (3, 2))}
 
 
-def exact(warp: Warp) -> dict[tuple[int, ...], float]:
-    """Probability of every text of LENGTH tokens after the prompt (0,)."""
-    rows = np.exp([warp(TableModel(P).logits([last])[None]).of(0, np.arange(3)) for last in range(3)])
-    law = {}
-    for tokens in itertools.product(range(3), repeat=LENGTH):
-        pairs = itertools.pairwise((0, *tokens))
-        law[tokens] = float(np.prod([rows[a, b] for a, b in pairs]))
-    assert abs(sum(law.values()) - 1) < 1e-9
-    return law
+def variants(name: str) -> dict[str, dict[str, Any]]:
+    """Small options of a decoder, and each with one of them changed, by label; of a choice every value."""
+    kind = type(from_yaml(name))
+    types, names = get_type_hints(kind), [option.name for option in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    small = {option: SMALL[option] for option in names if option in SMALL}
+    found = {name: small}
+    for option in names:
+        values: tuple[Any, ...] = OTHERS.get(option, ())
+        if types[option] is bool:
+            values = (False, True)
+        if get_origin(types[option]) is Literal:
+            values = get_args(types[option])
+        found |= {f"{name} {option}={value}": {**small, option: value} for value in values}
+    return found
 
 
-LOSSLESS: dict[str, Callable[[], Decoder]] = {
-    "autoregressive": Autoregressive,
-    "speculative, gamma 1": lambda: Speculative(gamma=1),
-    "speculative, gamma 2": lambda: Speculative(gamma=2),
-    "speculative, gamma 3": lambda: Speculative(gamma=3),
-    "mtad that accepts nothing": lambda: Mtad(gamma=2, width=2, tau=1),
-    "mmtad that accepts nothing": lambda: Mmtad(gamma=2, width=2, tau=1),
-}
+VARIANTS = {label: (name, options) for name in LOSSLESS for label, options in variants(name).items()}
 
 
+def small(name: str, **options: object) -> Decoder:
+    return from_yaml(name, **{**variants(name)[name], **options})
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+def test_lossless_decoders_sample_the_targets_law_over_rounds(label: str) -> None:
+    name, options = VARIANTS[label]
+    assert p_value(from_yaml(name, **options)) > REFUTED
+
+
+@pytest.mark.parametrize("sampling", WARPS, ids=str)
 @pytest.mark.parametrize("name", LOSSLESS)
-def test_lossless_decoders_sample_the_targets_law_over_rounds(name: str) -> None:
-    assert p_value(LOSSLESS[name]()) > REFUTED
+def test_lossless_decoders_sample_warped_laws(name: str, sampling: Sampling) -> None:
+    assert p_value(small(name), sampling, texts=1000) > REFUTED
 
 
-@pytest.mark.parametrize("sampling", [Sampling(0.7, 2, 1.0), Sampling(1.5, 0, 0.8), Sampling(1.0, 10, 0.9)])
-def test_speculative_samples_warped_laws(sampling: Sampling) -> None:
-    assert p_value(Speculative(gamma=2), sampling) > REFUTED
+@pytest.mark.parametrize("pair", ["two tokens", "far draft", "peaked draft"])
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_decoders_sample_the_law_of_every_pair_of_tables(name: str, pair: str) -> None:
+    target, draft = PAIRS[pair]
+    wider = {"branching": (3, 2), "width": 4}  # than a vocabulary of two
+    options = {option: value for option, value in wider.items() if option in variants(name)[name]}
+    assert p_value(small(name, **options), texts=1000, target=target, draft=draft) > REFUTED
+
+
+REPEATING = [name for name in LOSSLESS if f"{name} replacement=True" in VARIANTS]
+
+
+@pytest.mark.parametrize("name", REPEATING)
+def test_repeated_tokens_in_the_tree_leave_the_law_alone(name: str) -> None:
+    target, draft = PAIRS["peaked draft"]
+    assert p_value(small(name, replacement=True), target=target, draft=draft) > REFUTED
+
+
+@pytest.mark.parametrize("pair", ["three tokens", "two tokens", "peaked draft"])
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_the_first_tokens_of_lossless_decoders_have_exactly_the_targets_law(name: str, pair: str) -> None:
+    target, draft = PAIRS[pair]
+    assert error(small(name), 3, WARPS[0] if len(target) > 2 else PURE, target, draft) < 1e-9
+
+
+@pytest.mark.parametrize("sampling", [PURE, WARPS[0]], ids=str)
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_the_quick_loop_of_these_tests_writes_what_generate_writes(name: str, sampling: Sampling) -> None:
+    quick = list(write_all(small(name), P, Q, sampling, 20, LENGTH))
+    target, draft = TableModel(P), TableModel(Q)
+    assert quick == [
+        write(small(name), target, draft, limit=LENGTH, sampling=sampling, seed=seed).tokens for seed in range(20)
+    ]
+
+
+@pytest.mark.parametrize("decoder", [Mtad(gamma=2, width=2, tau=1), Mmtad(gamma=2, width=2, tau=1)])
+def test_joint_decoders_that_accept_nothing_sample_the_targets_law(decoder: Decoder) -> None:
+    assert p_value(decoder) > REFUTED
+
+
+# -- planted wrong rules --------------------------------------------------------------------------------------------
 
 
 class Wrong(Speculative):
@@ -182,12 +217,22 @@ def test_joint_decoders_that_accept_nothing_equal_autoregressive_token_for_token
 
 
 @pytest.mark.parametrize("make", [llama, opt])
-@pytest.mark.parametrize("gamma", [1, 4])
-def test_greedy_speculative_equals_greedy_autoregressive(make, gamma: int) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("label", VARIANTS)
+def test_greedy_lossless_decoders_equal_greedy_autoregressive(make, label: str) -> None:  # type: ignore[no-untyped-def]
+    name, options = VARIANTS[label]
+    decoder, target = from_yaml(name, **options), make(0)
+    draft = noisy(target, make)
+    for first, eos in ((0, [7]), (1, [7]), (2, range(0, 60, 4))):  # the last ends soon, often inside a draft
+        run: dict[str, Any] = {"prompt": [first, 3], "limit": 30, "eos": eos, "sampling": Sampling(greedy=True)}
+        alone, assisted = (write(d, target, draft, **run) for d in (Autoregressive(), decoder))
+        assert assisted.tokens == alone.tokens and assisted.finish == alone.finish
+
+
+@pytest.mark.parametrize("make", [llama, opt])
+@pytest.mark.parametrize("name", [name for name in LOSSLESS if from_yaml(name).drafts])
+def test_greedy_lossless_decoders_need_fewer_target_forwards(make, name: str) -> None:  # type: ignore[no-untyped-def]
     target = make(0)
     draft = noisy(target, make)
-    for first in range(3):
-        run = {"prompt": [first, 3], "limit": 40, "eos": [7], "sampling": Sampling(greedy=True)}
-        alone, assisted = (write(d, target, draft, **run) for d in (Autoregressive(), Speculative(gamma)))
-        assert assisted.tokens == alone.tokens
-        assert assisted.target.forwards < alone.target.forwards or len(alone.tokens) < 4
+    run: dict[str, Any] = {"prompt": [0, 3], "limit": 30, "sampling": Sampling(greedy=True)}
+    alone, assisted = (write(d, target, draft, **run) for d in (Autoregressive(), from_yaml(name)))
+    assert assisted.target.forwards < alone.target.forwards
