@@ -89,6 +89,7 @@ class Text:
         luck: the uniforms of this text.
         greedy: last tokens are taken by argmax, beams by search.
         ends: whether the text would end with the last of some new tokens (end token or stop string).
+        stop: the stop strings, for engines that cannot ask `ends`.
     """
 
     tokens: Sequence[int]
@@ -97,6 +98,7 @@ class Text:
     luck: Luck
     greedy: bool
     ends: Callable[[Sequence[int]], bool]
+    stop: tuple[str, ...] = ()
 
     @property
     def start(self) -> int:

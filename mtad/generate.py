@@ -161,7 +161,8 @@ def _run(
     """A text by an engine: under the same clock, cut by the same ruler; the sessions stay as they are."""
     ending = Ending(limits, detokenise)
     warp = sampling.warp(engine.joint)
-    text = Text(prompt, limits.max_new_tokens, ending.eos, luck, sampling.greedy, partial(_ends, ending, ()))
+    ends = partial(_ends, ending, ())
+    text = Text(prompt, limits.max_new_tokens, ending.eos, luck, sampling.greedy, ends, limits.stop)
     models = (target.model, draft.model) if engine.drafts else (target.model,)
     started = perf_counter()
     written = engine.run(text, Reader(target, warp), Reader(draft, warp))
