@@ -11,10 +11,11 @@ Narasimhan, Jitkrittum, Rawat, Kim, Gupta, Menon, Kumar: "Faster Cascades via Sp
     accept  x_j while u_j < pi(x_j) / q(x_j)
     then    on a refusal a token from max(pi - q, 0), normalised; else one more from p
 
-Lossy by design: a drafted position has the law pi and not p. A token outside K is never more probable than under p, one
-inside at most by q. A rule that keeps nothing is speculative decoding token for token (every rule for alpha -> -inf;
-tokenv3 for alpha < 0, since alpha = 0 keeps the argmax of p), one that keeps everything writes the draft's own text,
-apart from the token of p that ends a fully accepted draft.
+Lossy by design: a drafted position has the law pi, not p. A token outside K is never more probable than under p, one
+inside by q(v) at most. A rule that keeps nothing is speculative decoding, token for token (every rule for alpha ->
+-inf; tokenv3 for alpha < 0, since 0 keeps the argmax of p). One that keeps everything writes the draft's own text,
+apart from the token of p that ends every fully accepted draft. In between, a token rule may even accept less than speculative
+decoding: drafts outside K are accepted for p(v) q(not K) / q(v), and q(not K) is at most 1.
 
 The paper's defaults: the token rules are its best, and alpha is varied; the authors' colab starts with tokenv3 and 0.5.
 What differs: their rule sees the laws at temperature 1 without truncation, and temperature only enters the q and p of
