@@ -11,10 +11,12 @@ law of the target's next pair, P(b, x) ~ p(b) p(x | b) over its present beams b 
     else    beside those accepted one pair from R and then others from P, `width` beams in all; the round ends
     then    after the last layer `width` pairs from P
 
-So each accepted pair, or else the one from R, has the law P. Emitted is the text with the highest joint p among those
-that ended and those that reached the limit. Lossy, as beam sampling is; width 1 is speculative sampling and lossless.
+So each accepted pair, or else the one from R, has the law P. The beams that live on have not, where fewer than `width`
+are kept: an accepted layer commits to what was drafted, a refused one lets others compete, so texts lean to the draft.
+Emitted is the text with the highest joint p among those that ended and those that reached the limit. Lossy, as beam
+sampling is; width 1 is speculative sampling and lossless.
 
-The paper's defaults: tau 0.7 or 0.9, gamma 2 or 3, widths 2 to 6, min_width 1 to 3 (the grid of the authors' code,
+The paper's defaults: tau 0.7 or 0.9, gamma 3, widths 2 to 6, min_width 1 to 3 (the grid of the authors' code,
 GitHub ZongyueQin/DSBD, which the rule is read from). What differs from that code: drafts are drawn with replacement, as
 the correction by Q supposes (theirs: without); `need` follows from the residuals as they are (theirs takes Q off
 twice); equal beams are one; the filling avoids beams already there; pairs are not truncated once more by top-k and
