@@ -111,6 +111,8 @@ def exact(target: Table, warp: Warp, length: int = LENGTH) -> dict[tuple[int, ..
 
 # -- the quick loop --------------------------------------------------------------------------------------------------
 
+Steps = Generator[Any, Law, Sequence[Round]]
+
 
 @dataclass(frozen=True)
 class Lookup:
@@ -150,26 +152,30 @@ def write_all(
 ) -> Iterator[tuple[int, ...]]:
     """Texts of `length` tokens after the prompt (START,), with seeds 0, 1, 2, ..."""
     warp = sampling.warp(decoder.joint)
-    readers = Lookup(target, warp), Lookup(draft, warp)
+    readers, write = (Lookup(target, warp), Lookup(draft, warp)), rounds(decoder)
     for seed in range(texts):
         luck, tokens = Luck(seed, "prompt"), [START]
         while len(tokens) <= length:
             room = length + 1 - len(tokens)
             text = Text(list(tokens), room, frozenset(), luck, sampling.greedy, lambda new: False)
-            for step in answer(rounds(decoder, text, *readers), tokens[-1]):
+            for step in answer(write(text, *readers), tokens[-1]):
                 tokens += step.tokens
         yield tuple(tokens[1 : length + 1])
 
 
-def rounds(decoder: Any, text: Text, target: Lookup, draft: Lookup) -> Generator[Any, Law, Sequence[Round]]:
-    """The rounds of a decoder of rounds (one) or of whole texts (all)."""
+def rounds(decoder: Any) -> Callable[..., Steps]:
+    """The rounds that a decoder of rounds (one) or of whole texts (all) writes next."""
     assert not isinstance(decoder, Engine), "an engine runs models of its own"
-    if isinstance(decoder, RoundDecoder):
-        return [(yield from decoder.round(text, target, draft))]  # type: ignore[arg-type]
-    return (yield from decoder.write(text, target, draft))
+    if not isinstance(decoder, RoundDecoder):
+        return decoder.write  # type: ignore[no-any-return]
+
+    def write(text: Text, target: Any, draft: Any) -> Steps:
+        return [(yield from decoder.round(text, target, draft))]
+
+    return write
 
 
-def answer(steps: Generator[Any, Law, Sequence[Round]], last: int) -> Sequence[Round]:
+def answer(steps: Steps, last: int) -> Sequence[Round]:
     """Serve every read from its table: the law after a node is that after its token, after the root that of `last`."""
     try:
         lookup, tree = next(steps)
@@ -193,12 +199,12 @@ def one_round(
     for two decisions fails.
     """
     warp = sampling.warp(decoder.joint)
-    readers = Lookup(target, warp), Lookup(draft, warp)
+    readers, write = (Lookup(target, warp), Lookup(draft, warp)), rounds(decoder)
 
     def run(choose: Choose) -> Round:
         luck: Any = ForkedLuck(choose)
         text = Text([START], room, frozenset(), luck, sampling.greedy, lambda new: False)
-        (only,) = answer(rounds(decoder, text, *readers), START)
+        (only,) = answer(write(text, *readers), START)
         return only
 
     def draw(weights: np.ndarray, uniform: Uniform) -> int:

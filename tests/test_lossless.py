@@ -50,25 +50,30 @@ def small(name: str, **options: object) -> Decoder:
     return from_yaml(name, **{**variants(name)[name], **options})
 
 
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_decoders_sample_the_targets_law_over_rounds(name: str) -> None:
+    assert p_value(small(name)) > REFUTED
+
+
 @pytest.mark.parametrize("label", VARIANTS)
-def test_lossless_decoders_sample_the_targets_law_over_rounds(label: str) -> None:
+def test_they_do_whatever_their_options(label: str) -> None:
     name, options = VARIANTS[label]
-    assert p_value(from_yaml(name, **options)) > REFUTED
+    assert p_value(from_yaml(name, **options), texts=500) > REFUTED
 
 
 @pytest.mark.parametrize("sampling", WARPS, ids=str)
 @pytest.mark.parametrize("name", LOSSLESS)
-def test_lossless_decoders_sample_warped_laws(name: str, sampling: Sampling) -> None:
-    assert p_value(small(name), sampling, texts=1000) > REFUTED
+def test_they_sample_warped_laws(name: str, sampling: Sampling) -> None:
+    assert p_value(small(name), sampling, texts=500) > REFUTED
 
 
 @pytest.mark.parametrize("pair", ["two tokens", "far draft", "peaked draft"])
 @pytest.mark.parametrize("name", LOSSLESS)
-def test_lossless_decoders_sample_the_law_of_every_pair_of_tables(name: str, pair: str) -> None:
+def test_they_sample_the_law_of_every_pair_of_tables(name: str, pair: str) -> None:
     target, draft = PAIRS[pair]
     wider = {"branching": (3, 2), "width": 4}  # than a vocabulary of two
     options = {option: value for option, value in wider.items() if option in variants(name)[name]}
-    assert p_value(small(name, **options), texts=1000, target=target, draft=draft) > REFUTED
+    assert p_value(small(name, **options), texts=500, target=target, draft=draft) > REFUTED
 
 
 REPEATING = [name for name in LOSSLESS if f"{name} replacement=True" in VARIANTS]
@@ -80,11 +85,12 @@ def test_repeated_tokens_in_the_tree_leave_the_law_alone(name: str) -> None:
     assert p_value(small(name, replacement=True), target=target, draft=draft) > REFUTED
 
 
-@pytest.mark.parametrize("pair", ["three tokens", "two tokens", "peaked draft"])
-@pytest.mark.parametrize("name", LOSSLESS)
-def test_the_first_tokens_of_lossless_decoders_have_exactly_the_targets_law(name: str, pair: str) -> None:
-    target, draft = PAIRS[pair]
-    assert error(small(name), 3, WARPS[0] if len(target) > 2 else PURE, target, draft) < 1e-9
+@pytest.mark.parametrize("label", [label for label in VARIANTS if "gamma=3" not in label])  # few enough outcomes
+def test_the_first_tokens_have_exactly_the_targets_law(label: str) -> None:
+    name, options = VARIANTS[label]
+    decoder = from_yaml(name, **options)
+    assert error(decoder, 3, PURE, *PAIRS["two tokens"]) < 1e-9
+    assert error(decoder, 3, WARPS[0], *PAIRS["peaked draft"]) < 1e-9
 
 
 @pytest.mark.parametrize("sampling", [PURE, WARPS[0]], ids=str)
@@ -99,7 +105,7 @@ def test_the_quick_loop_of_these_tests_writes_what_generate_writes(name: str, sa
 
 @pytest.mark.parametrize("decoder", [Mtad(gamma=2, width=2, tau=1), Mmtad(gamma=2, width=2, tau=1)])
 def test_joint_decoders_that_accept_nothing_sample_the_targets_law(decoder: Decoder) -> None:
-    assert p_value(decoder) > REFUTED
+    assert p_value(decoder, texts=1000) > REFUTED
 
 
 # -- planted wrong rules --------------------------------------------------------------------------------------------
@@ -211,28 +217,33 @@ def test_a_lossy_decoder_is_caught_too(decoder: Decoder) -> None:
 def test_joint_decoders_that_accept_nothing_equal_autoregressive_token_for_token(make, decoder: Decoder) -> None:  # type: ignore[no-untyped-def]
     target = make(0)
     draft = noisy(target, make)
-    for seed in range(3):
+    for seed in range(2):
         alone = write(Autoregressive(), target, draft, limit=24, eos=[7], sampling=Sampling(), seed=seed)
         assert write(decoder, target, draft, limit=24, eos=[7], sampling=Sampling(), seed=seed).tokens == alone.tokens
 
 
-@pytest.mark.parametrize("make", [llama, opt])
-@pytest.mark.parametrize("label", VARIANTS)
-def test_greedy_lossless_decoders_equal_greedy_autoregressive(make, label: str) -> None:  # type: ignore[no-untyped-def]
-    name, options = VARIANTS[label]
-    decoder, target = from_yaml(name, **options), make(0)
-    draft = noisy(target, make)
-    for first, eos in ((0, [7]), (1, [7]), (2, range(0, 60, 4))):  # the last ends soon, often inside a draft
-        run: dict[str, Any] = {"prompt": [first, 3], "limit": 30, "eos": eos, "sampling": Sampling(greedy=True)}
-        alone, assisted = (write(d, target, draft, **run) for d in (Autoregressive(), decoder))
-        assert assisted.tokens == alone.tokens and assisted.finish == alone.finish
+GREEDY = Sampling(greedy=True)
 
 
 @pytest.mark.parametrize("make", [llama, opt])
-@pytest.mark.parametrize("name", [name for name in LOSSLESS if from_yaml(name).drafts])
-def test_greedy_lossless_decoders_need_fewer_target_forwards(make, name: str) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_greedy_lossless_decoders_equal_greedy_autoregressive(make, name: str) -> None:  # type: ignore[no-untyped-def]
     target = make(0)
     draft = noisy(target, make)
-    run: dict[str, Any] = {"prompt": [0, 3], "limit": 30, "sampling": Sampling(greedy=True)}
-    alone, assisted = (write(d, target, draft, **run) for d in (Autoregressive(), from_yaml(name)))
-    assert assisted.target.forwards < alone.target.forwards
+    for first, eos in ((0, [7]), (2, range(0, 60, 4))):  # the second ends soon, often inside a draft
+        run: dict[str, Any] = {"prompt": [first, 3], "limit": 24, "eos": eos, "sampling": GREEDY}
+        alone, assisted = (write(d, target, draft, **run) for d in (Autoregressive(), from_yaml(name)))
+        assert assisted.tokens == alone.tokens and assisted.finish == alone.finish
+        if from_yaml(name).drafts and len(alone.tokens) > 4:
+            assert assisted.target.forwards < alone.target.forwards
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+def test_greedy_lossless_decoders_do_so_whatever_their_options(label: str) -> None:
+    name, options = VARIANTS[label]
+    for target, draft in PAIRS.values():
+        models = TableModel(target), TableModel(draft)
+        for first, end in ((0, []), (1, [0])):
+            run: dict[str, Any] = {"prompt": [first], "limit": 7, "eos": end, "sampling": GREEDY}
+            alone, assisted = (write(d, *models, **run) for d in (Autoregressive(), from_yaml(name, **options)))
+            assert assisted.tokens == alone.tokens and assisted.finish == alone.finish
