@@ -14,8 +14,8 @@ Narasimhan, Jitkrittum, Rawat, Kim, Gupta, Menon, Kumar: "Faster Cascades via Sp
 Lossy by design: a drafted position has the law pi, not p. A token outside K is never more probable than under p, one
 inside by q(v) at most. A rule that keeps nothing is speculative decoding, token for token (every rule for alpha ->
 -inf; tokenv3 for alpha < 0, since 0 keeps the argmax of p). One that keeps everything writes the draft's own text,
-apart from the token of p that ends every fully accepted draft. In between, a token rule may even accept less than speculative
-decoding: drafts outside K are accepted for p(v) q(not K) / q(v), and q(not K) is at most 1.
+apart from the token of p that ends every fully accepted draft. In between, a token rule may even accept less than
+speculative decoding: drafts outside K are accepted for p(v) q(not K) / q(v), and q(not K) is at most 1.
 
 The paper's defaults: the token rules are its best, and alpha is varied; the authors' colab starts with tokenv3 and 0.5.
 What differs: their rule sees the laws at temperature 1 without truncation, and temperature only enters the q and p of
