@@ -10,9 +10,9 @@ Verification", arXiv 2305.09781.
 
 The paper's defaults: branching <1, 1, 3, 1, 1, 1, 1, 1>, that is gamma 8; here it is cut to gamma 4. Differs: one draft
 model, not several; its children are tried in the order in which they were drawn, where the paper picks among them at
-random, which is the same in law. Our reading of equal siblings: each keeps its own children, and the one that is
-accepted decides which are tried next. Under greedy sampling, as in the paper, children are the most probable tokens of
-q, and the one that is the target's best is accepted.
+random, which is the same in law. Our reading: equal siblings keep their own children, and the one that is accepted
+decides which are tried next; under greedy sampling children are the most probable tokens of q, and the one that is the
+target's best is accepted. The defaults and the order of the tests are quoted without the paper at hand.
 """
 
 from __future__ import annotations
