@@ -11,7 +11,7 @@ The paper's defaults: gamma is the reader's choice; transformers drafts up to 20
 model is unsure. What differs here: gamma is constant and no confidence threshold ends a draft. Transformers warps the
 draft's logits twice (by its own settings and again by the target's processors), so q is temperature^2 and a narrower
 top-p where ours is warped once; acceptance differs from `speculative` for that. Lossless nonetheless: q in the ratio is
-the q that was sampled from (tests/test_engines.py, transformers 5.23; issue 47932 there is about other drafters).
+the q that was sampled from (tests/test_engine_laws.py, transformers 5.23; issue 47932 there is about other drafters).
 The draft model reads its last two tokens anew each round. Prefill, seeds and settings as in `hf_generate`; each model's
 cache is given the prompt but its last token just before its first forward, which is then fed the rest only.
 """

@@ -1,21 +1,17 @@
-"""Transformers' own code as an engine: the target's law, our ends, our counts, and nothing left behind."""
+"""Transformers' own code as an engine: our ends, our counts, our greedy text, and nothing left behind."""
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import transformers.generation.utils as generation
-from scipy.stats import chi2
 from torch._dynamo.utils import counters
-from transformers import CompileConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import CompileConfig, GenerationConfig
 
 from baselines import hf
 from baselines.autoregressive import Autoregressive
@@ -27,12 +23,13 @@ from mtad.decoder import Decoder, Engine, Source, Text
 from mtad.ending import Limits
 from mtad.errors import UserError
 from mtad.generate import Output, generate
-from mtad.law import Sampling, Warp
+from mtad.law import Sampling
 from mtad.luck import Luck
 from mtad.model import CausalModel
 from mtad.session import Session
 from tests.fakes import TableModel, llama, noisy, opt
 from tests.helpers import PURE, from_yaml, write
+from tests.test_engine_laws import VOCABULARY, small
 
 ENGINES: dict[str, Callable[[], Decoder]] = {
     "hf_generate": HfGenerate,
@@ -40,88 +37,6 @@ ENGINES: dict[str, Callable[[], Decoder]] = {
     "hf_assisted": HfAssisted,
 }
 GREEDY = Sampling(greedy=True)
-VOCABULARY, LENGTH, TEXTS = 5, 3, 200
-REFUTED = 1e-6  # as in tests/test_lossless.py
-
-
-def small(seed: int, layers: int = 1) -> CausalModel:
-    """A random Llama over five tokens, with two padded rows."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY + 2,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        initializer_range=0.7,
-    )
-    return CausalModel(LlamaForCausalLM(config), VOCABULARY)
-
-
-def exact(model: CausalModel, warp: Warp) -> dict[tuple[int, ...], float]:
-    """Probability of every text of LENGTH tokens after the prompt (0,), read without a cache."""
-    texts = list(itertools.product(range(VOCABULARY), repeat=LENGTH))
-    with torch.no_grad():
-        logits = model.lm(torch.tensor([(0, *text) for text in texts]), use_cache=False).logits[:, :-1, :VOCABULARY]
-    law = warp(logits.reshape(-1, VOCABULARY))
-    columns = np.arange(VOCABULARY)
-    logp = np.array([law.of(row, columns) for row in range(len(texts) * LENGTH)]).reshape(-1, LENGTH, VOCABULARY)
-    return {
-        text: float(np.exp(sum(rows[i, token] for i, token in enumerate(text))))
-        for text, rows in zip(texts, logp, strict=True)
-    }
-
-
-def p_value(decoder: Decoder, sampling: Sampling) -> float:
-    """Chi-square test of TEXTS outputs against the exact law; texts expected fewer than five times count as one."""
-    target, draft = small(3), small(4)
-    law = {text: p for text, p in exact(target, sampling.warp(False)).items() if p > 0}
-    seen = Counter(write(decoder, target, draft, limit=LENGTH, sampling=sampling, seed=s).tokens for s in range(TEXTS))
-    if set(seen) - set(law):
-        return 0.0
-    common = [text for text, p in law.items() if p * TEXTS >= 5]
-    observed, expected = [seen[text] for text in common], [law[text] * TEXTS for text in common]
-    if sum(expected) < TEXTS - 1:
-        observed.append(TEXTS - sum(observed))
-        expected.append(TEXTS - sum(expected))
-    statistic = sum((o - e) ** 2 / e for o, e in zip(observed, expected, strict=True))
-    return float(chi2.sf(statistic, len(expected) - 1))
-
-
-@pytest.mark.parametrize(
-    ("engine", "sampling"),
-    [
-        (HfGenerate(), Sampling(0.7, 3, 0.9)),
-        (HfStatic(capacity=8), PURE),
-        (HfAssisted(gamma=2), PURE),
-        (HfAssisted(gamma=2), Sampling(1.0, 3, 1.0)),
-        (HfAssisted(gamma=2), Sampling(0.7, 4, 0.9)),
-    ],
-)
-def test_engines_sample_the_targets_law(engine: Decoder, sampling: Sampling) -> None:
-    assert engine.lossless and p_value(engine, sampling) > REFUTED
-
-
-def flat_q(ids: Any, q: torch.Tensor, *rest: Any, **more: Any) -> Any:
-    """A q that was not sampled from."""
-    return original(ids, torch.zeros_like(q), *rest, **more)
-
-
-def accept_all(ids: torch.Tensor, q: torch.Tensor, length: int, p: torch.Tensor, **more: Any) -> Any:
-    """No test at all."""
-    last = torch.multinomial(p[:, -1].softmax(-1), 1)
-    return torch.cat([ids[:, -length:], last], dim=-1), torch.tensor(length)
-
-
-original = generation._speculative_sampling
-
-
-@pytest.mark.parametrize("fault", [flat_q, accept_all])
-def test_a_wrong_assisted_rule_is_caught(monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
-    monkeypatch.setattr(generation, "_speculative_sampling", fault)
-    assert p_value(HfAssisted(gamma=2), Sampling(1.0, 3, 1.0)) < REFUTED
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -205,22 +120,6 @@ def test_greedy_assisted_rounds_are_those_of_our_speculative_decoding() -> None:
     ours, theirs = (write(d, target, draft, **run) for d in (Speculative(4), HfAssisted(4)))
     assert [replace(step, notes={}) for step in theirs.rounds] == list(ours.rounds)
     assert theirs.target.reads == ours.target.reads
-
-
-def test_transformers_warps_the_draft_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    drafted: list[torch.Tensor] = []
-
-    def seen(ids: Any, q: torch.Tensor, *rest: Any, **more: Any) -> Any:
-        drafted.append(q)
-        return original(ids, q, *rest, **more)
-
-    monkeypatch.setattr(generation, "_speculative_sampling", seen)
-    target, draft = small(3), small(4)
-    write(HfAssisted(2), target, draft, limit=3, sampling=Sampling(0.5, 0, 1.0))
-    with torch.no_grad():
-        raw = draft.lm(torch.tensor([[0]])).logits[0, -1, :VOCABULARY]
-    found = drafted[0][0, 0].softmax(-1)[:VOCABULARY]
-    torch.testing.assert_close(found, (raw / 0.5 / 0.5).softmax(-1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ENGINES)
