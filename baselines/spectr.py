@@ -12,8 +12,8 @@ with beta = sum_x min(p(x) / rho, q(x)), the chance that one draw is accepted. T
 from being accepted more often than p allows. `divisor: optimal` is the paper's rho*, the root in [1, k] of
 1 - (1 - beta)^k = rho beta; `candidates` is rho = k, which is always large enough and needs no search, but refuses even
 a perfect draft with probability (1 - 1/k)^k. One chain is speculative decoding, and under greedy sampling all chains
-are one. The paper's defaults: rho*, 8 chains of 8 tokens; here gamma is 4. Our reading of the selection and its residual is held to the exact law by the tests; the paper's own
-listing was not at hand.
+are one. The paper's defaults: rho*, 8 chains of 8 tokens; here gamma is 4. Our reading of the selection and of its
+residual is held to the exact law by tests; the paper's own listing was not at hand.
 """
 
 from __future__ import annotations
