@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,13 +12,13 @@ from transformers.generation.candidate_generator import PromptLookupCandidateGen
 import baselines.prompt_lookup
 from baselines.autoregressive import Autoregressive
 from baselines.prompt_lookup import PromptLookup
-from mtad.decoder import Round, Source
+from mtad.decoder import Round, Rounds, Source, Text
 from mtad.errors import UserError
 from mtad.law import Law, Sampling
+from mtad.session import Reader
 from tests.fakes import StubModel, llama
 from tests.helpers import PURE, write
-from tests.laws import PAIRS, REFUTED, WARPS, p_value
-from tests.outcomes import law_error, outcomes
+from tests.laws import REFUTED, WARPS, error, p_value
 
 PASSAGE = [4, 1, 7, 3, 8, 2, 9, 5, 6, 0]
 
@@ -106,15 +108,24 @@ def test_a_draft_stops_at_the_limit_and_after_an_end_token() -> None:
 
 # -- the law ---------------------------------------------------------------------------------------------------------
 
-PROMPTS = [(1, 2, 0, 1, 0), (0, 0, 0, 0), (2, 1, 0)]
+PROMPTS = [(1, 2, 0, 1), (0, 0, 0), (2, 1)]  # of which the first two bring a draft
+
+
+@dataclass(frozen=True)
+class After:
+    """Prompt lookup in a text that begins with `prompt`."""
+
+    prompt: tuple[int, ...]
+    joint, drafts, lossless = False, False, True
+
+    def round(self, text: Text, target: Reader, draft: Reader) -> Rounds:
+        return PromptLookup(gamma=2).round(replace(text, tokens=[*self.prompt, *text.tokens]), target, draft)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("sampling", [PURE, *WARPS])
 def test_a_round_has_the_targets_law_to_the_ninth_digit(prompt: tuple[int, ...], sampling: Sampling) -> None:
-    target, draft = PAIRS["three tokens"]
-    found = outcomes(PromptLookup(gamma=2), target, draft, 3, sampling, prompt)
-    assert law_error(found, target, 3, sampling) < 1e-9
+    assert error(After(prompt), 3, sampling) < 1e-9
 
 
 @pytest.mark.parametrize("match", ["earliest", "latest"])
@@ -123,10 +134,9 @@ def test_whole_texts_over_rounds_have_the_targets_law(match: str) -> None:
 
 
 def test_a_law_that_is_not_sure_of_the_copied_token_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    target, draft = PAIRS["three tokens"]
     halved = lambda ids, logp: Law(ids, logp + np.log(0.5))  # noqa: E731
     monkeypatch.setattr(baselines.prompt_lookup, "Law", halved)
-    assert law_error(outcomes(PromptLookup(gamma=2), target, draft, 3, prompt=PROMPTS[0]), target, 3) > 1e-3
+    assert error(After(PROMPTS[0]), 3) > 1e-3
 
 
 def test_greedy_writes_what_greedy_autoregressive_decoding_writes() -> None:

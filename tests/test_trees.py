@@ -16,11 +16,11 @@ from baselines.speculative import Speculative
 from mtad.decoder import Decoder, Source, Text
 from mtad.errors import UserError
 from mtad.law import Law, Sampling
+from mtad.luck import Luck
 from mtad.tree import ROOT, Tree
 from tests.fakes import StubModel, TableModel, llama, noisy, opt
 from tests.helpers import PURE, from_yaml, write
-from tests.laws import PAIRS, REFUTED, WARPS, Table, p_value
-from tests.outcomes import law_error, mean_accepted, outcomes
+from tests.laws import PAIRS, REFUTED, WARPS, Table, error, mean_accepted, p_value
 
 EXACT, WRONG = 1e-9, 1e-3  # a right law is as close as that to the target's, a wrong one further away than this
 TREES: dict[str, tuple[Decoder, str]] = {
@@ -48,22 +48,16 @@ TREES: dict[str, tuple[Decoder, str]] = {
 SKEW = ([[0.1, 0.2, 0.4, 0.3]] * 4, [[0.5, 0.1, 0.35, 0.05]] * 4)
 
 
-def error(decoder, pair: tuple[Table, Table], sampling: Sampling = PURE, **options) -> float:  # type: ignore[no-untyped-def]
-    """How far the law of the tokens of a round, and of what follows, is from the target's."""
-    room = decoder.gamma + 1
-    return law_error(outcomes(decoder, *pair, room, sampling, **options), pair[0], room, sampling)
-
-
 @pytest.mark.parametrize("name", TREES)
 def test_a_round_has_the_targets_law_to_the_ninth_digit(name: str) -> None:
     decoder, pair = TREES[name]
-    assert error(decoder, PAIRS[pair]) < EXACT
+    assert error(decoder, decoder.gamma + 1, PURE, *PAIRS[pair]) < EXACT  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("sampling", WARPS)
 @pytest.mark.parametrize("decoder", [SpecInfer(2, (3,)), Mcss(2, (3,)), SpecTr(2, 2)])
 def test_a_round_has_the_law_of_a_truncated_target(decoder: Decoder, sampling: Sampling) -> None:
-    assert error(decoder, PAIRS["three tokens"], sampling) < EXACT
+    assert error(decoder, 3, sampling) < EXACT
 
 
 @pytest.mark.parametrize("decoder", [SpecInfer(3, (2, 2)), Mcss(3, (3, 2)), SpecTr(3, 3), SpecTr(3, 3, "candidates")])
@@ -93,17 +87,19 @@ FAULTS: dict[str, tuple[Decoder, str, Callable[..., object]]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_planted_wrong_rules_are_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, function, fault = FAULTS[name]
-    assert error(decoder, SKEW) < EXACT
+    assert error(decoder, 2, PURE, *SKEW) < EXACT
     monkeypatch.setattr(f"baselines.{function}", fault)
-    assert error(decoder, SKEW) > WRONG
+    assert error(decoder, 2, PURE, *SKEW) > WRONG
 
 
 @pytest.mark.parametrize("decoder", [SpecInfer(1, (3,)), Mcss(1, (2,)), SpecTr(1, 2)])
-def test_siblings_that_share_a_uniform_are_caught(decoder: Decoder) -> None:
-    def shared(purpose: str, position: int, start: int, index: int) -> object:
-        return (purpose, position) if purpose == "accept" else (purpose, position, start, index)
-
-    assert error(decoder, SKEW, address=shared) > WRONG
+def test_siblings_that_share_a_uniform_are_caught(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What refuses the first token also refuses the second one, which has p / q of 0.45 and then 0.42.
+    pair = {"target": [[0.25, 0.45, 0.3]] * 3, "draft": [[0.55, 0.4, 0.05]] * 3, "length": 2, "texts": 5000}
+    assert p_value(decoder, **pair) > REFUTED
+    accept = Luck.accept
+    monkeypatch.setattr(Luck, "accept", lambda luck, position, start, index=0: accept(luck, position, start))
+    assert p_value(decoder, **pair) < REFUTED
 
 
 # -- equal siblings --------------------------------------------------------------------------------------------------
@@ -238,7 +234,7 @@ MEANS = {  # exact, for one, two and three candidates of a round of gamma 1 on t
 def means(pair: str, name: str) -> list[float]:
     rule = RULES[name]
     candidates = [k if rule is SpecTr else (k,) for k in (1, 2, 3)]
-    return [mean_accepted(outcomes(rule(1, k), *PAIRS[pair], room=2)) for k in candidates]  # type: ignore[operator]
+    return [mean_accepted(rule(1, k), PURE, *PAIRS[pair]) for k in candidates]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -258,12 +254,12 @@ def test_the_gain_of_a_second_and_a_third_candidate(name: str) -> None:
 def test_chains_that_agree_on_a_token_are_all_candidates_for_the_next_one() -> None:
     sure = [0, 1, 0]
     target, draft = ([sure, table[0], table[0]] for table in PAIRS["three tokens"])
-    assert mean_accepted(outcomes(SpecTr(2, 2), target, draft, 3)) == pytest.approx(1 + MEANS["spectr"][1], abs=5e-4)
+    assert mean_accepted(SpecTr(2, 2), PURE, target, draft) == pytest.approx(1 + MEANS["spectr"][1], abs=5e-4)
 
 
 @pytest.mark.parametrize("pair", PAIRS.values())
 def test_the_paper_s_divisor_accepts_more_than_the_number_of_candidates(pair: tuple[Table, Table]) -> None:
-    best, plain = (mean_accepted(outcomes(SpecTr(1, 3, rho), *pair, room=2)) for rho in get_args(Divisor))
+    best, plain = (mean_accepted(SpecTr(1, 3, rho), PURE, *pair) for rho in get_args(Divisor))
     assert best > plain
 
 
