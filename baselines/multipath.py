@@ -45,7 +45,7 @@ class Multipath:
     """
 
     gamma: int = 4
-    branching: tuple[int, ...] = (4, 2, 2, 1)
+    branching: tuple[int, ...] = (4, 2, 2)
     replacement: bool = False
 
     joint = False

@@ -79,29 +79,29 @@ def test_a_likely_second_token_rescues_an_unlikely_first_one() -> None:
     assert accepted[1] == pytest.approx((0 + 0 + 0 + 0.5) / 4)
 
 
-def test_the_uniform_of_a_refused_token_is_no_argument_for_the_others() -> None:
-    """Acceptance is decided from the last token backwards: each position by its own uniform against its own h."""
+@dataclass(frozen=True)
+class Given:
+    """Luck with given acceptance uniforms, by position in the round."""
 
-    class Given:
-        def __init__(self, accepts: list[float]) -> None:
-            self.accepts = accepts
+    accepts: list[float]
 
-        def accept(self, position: int, start: int, index: int = 0) -> float:
-            return self.accepts[position - start]
+    def accept(self, position: int, start: int, index: int = 0) -> float:
+        return self.accepts[position - start]
 
-        def last(self, position: int) -> float:
-            return 0.5
+    def last(self, position: int) -> float:
+        return 0.5
 
+
+@pytest.mark.parametrize(
+    ("accepts", "kept"), [([0.99, 0.07], 2), ([0.23, 0.08], 1), ([0.24, 0.08], 0), ([0.0, 0.07], 2)]
+)
+def test_the_longest_prefix_whose_own_uniform_is_below_its_own_h_is_kept(accepts: list[float], kept: int) -> None:
     chain = Tree.chain([0, 0])
-    p, q = (Law(None, np.log(rows)) for rows in ([[0.4, 0.6], [0.5, 0.5], [0.5, 0.5]], [[0.8, 0.2], [0.1, 0.9]]))
-    # w = 1, 1/2, 1; S_1 = 1/4 - 1/10, h_1 = 0.15 / (0.15 + 0.5) = 0.2308
-    for accepts, kept in (([0.99, 0.99], 2), ([0.0, 0.99], 2)):
-        text = Text([START], 9, frozenset(), Given(accepts), False, lambda new: False)  # type: ignore[arg-type]
-        assert module.verify_block(text, chain, p, q).accepted == kept
-    p = Law(None, np.log([[0.4, 0.6], [0.05, 0.95], [0.5, 0.5]]))  # w = 1, 1/2, 1/4; S_1 = 0, h_1 = 0
-    for accepts, kept in (([0.0, 0.24], 2), ([0.0, 0.25], 0), ([0.99, 0.2], 2)):
-        text = Text([START], 9, frozenset(), Given(accepts), False, lambda new: False)  # type: ignore[arg-type]
-        assert module.verify_block(text, chain, p, q).accepted == kept
+    p = Law(None, np.log([[0.4, 0.6], [0.1, 0.9], [0.5, 0.5]]))
+    q = Law(None, np.log([[0.8, 0.2], [0.7, 0.3]]))
+    # w is 1, 1/2, 1/14; S_1 = 0.9 / 2 - 0.3 = 0.15; h_1 = 0.15 / (0.15 + 0.5) = 0.2308, h_2 = 0.0714.
+    text = Text([START], 9, frozenset(), Given(accepts), False, lambda new: False)  # type: ignore[arg-type]
+    assert module.verify_block(text, chain, p, q).accepted == kept
 
 
 def test_a_draft_that_ended_in_an_end_token_is_a_whole_draft_and_gets_no_extra_token() -> None:
