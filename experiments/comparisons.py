@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.intervals import CONFIDENCE, SAME_VALUE, Estimate, estimate, holm
+from experiments.intervals import CONFIDENCE, SAME_VALUE, Estimate, Sums, estimate_of_sums, holm, sums
 from experiments.journal import Row
 from experiments.quality import log_likelihood
 
@@ -106,10 +106,10 @@ def compare_all(rows: Sequence[Row], pairs: Iterable[tuple[str, str]]) -> list[C
     by_label = {
         label: [row for row in rows if row["variant"] == label] for label in {name for pair in pairs for name in pair}
     }
-    sums = {(m.name, label): _sums(m, of_label, prompts) for m in metrics for label, of_label in by_label.items()}
+    summed = {(m.name, label): metric_sums(m, found, prompts) for m in metrics for label, found in by_label.items()}
     return [
         comparison(
-            label, reference, m.name, m.better, m.null, _estimate(m, sums[m.name, label], sums[m.name, reference])
+            label, reference, m.name, m.better, m.null, _estimate(m, summed[m.name, label], summed[m.name, reference])
         )
         for label, reference in pairs
         for m in metrics
@@ -155,28 +155,24 @@ def _no_loss(found: Comparison, margin: float) -> dict[str, Any]:
     return {"margin": margin, "no_loss": bool(inside)}
 
 
-def _sums(metric: Metric, rows: Sequence[Row], prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Numerators and denominators, summed over the repeats of each prompt, [prompts]; None if one is missing."""
-    sums = {prompt: [0.0, 0.0] for prompt in prompts}
+def metric_sums(metric: Metric, rows: Sequence[Row], prompts: Sequence[str]) -> Sums | None:
+    """Numerator and denominator, summed over the repeats of each prompt; None if a row lacks one."""
+    by_prompt = {prompt: [0.0, 0.0] for prompt in prompts}
     for row in rows:
         numerator, denominator = metric.numerator(row), metric.denominator(row)
         if numerator is None or denominator is None:
             return None
-        sums[row["prompt_id"]][0] += numerator
-        sums[row["prompt_id"]][1] += denominator
-    table = np.array(list(sums.values()))
-    return table[:, 0], table[:, 1]
+        by_prompt[row["prompt_id"]][0] += numerator
+        by_prompt[row["prompt_id"]][1] += denominator
+    return sums(np.array(list(by_prompt.values())))
 
 
-def _estimate(
-    metric: Metric, a: tuple[np.ndarray, np.ndarray] | None, b: tuple[np.ndarray, np.ndarray] | None
-) -> Estimate:
+def _estimate(metric: Metric, a: Sums | None, b: Sums | None) -> Estimate:
     if a is None or b is None:
         return Estimate(None, reason=metric.missing)
 
-    def statistic(top_a: np.ndarray, below_a: np.ndarray, top_b: np.ndarray, below_b: np.ndarray) -> np.ndarray:
-        figures = top_a.sum(axis=-1) / below_a.sum(axis=-1), top_b.sum(axis=-1) / below_b.sum(axis=-1)
-        return metric.compare(*figures)
+    def statistic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return metric.compare(a[..., 0] / a[..., 1], b[..., 0] / b[..., 1])
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        return estimate(statistic, (*a, *b), null=metric.null)
+        return estimate_of_sums(statistic, (a, b), null=metric.null)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from experiments.acceptance import NO_DRAFT, acceptance
 from experiments.comparisons import compare_all, correct_together
 from experiments.energy_report import Energy
 from experiments.figure import figure, mean, ratio
+from experiments.frontier import GROUP, frontier
 from experiments.isolation import findings
 from experiments.journal import SCHEMA_VERSION, Row
 from experiments.quality import divergence, quality
 
 BASELINE = "autoregressive"  # compared with whenever it is among the variants, under this label
+# What users would run otherwise: every variant is compared with those of them that are there.
+YARDSTICKS = ("speculative", "hf_generate", "hf_static", "hf_assisted")
 DECODE, WHOLE = ("decode",), ("prefill", "decode")
 UNTIMED = "this engine's forwards are not timed one by one"
 NO_GREEDY = "only lossless decoders under greedy sampling, beside autoregressive decoding under the same"
@@ -39,9 +42,13 @@ def summarise(
         energy: the records of the energy pass.
         groups: of variants, by label (see `Variant`).
     """
-    energy = energy or Energy([], labels)
+    energy, groups = energy or Energy([], labels), groups or {}
     by_label = {label: [row for row in rows if row["variant"] == label] for label in labels}
-    pairs = compared(labels)
+    pairs = compared(labels, {label for label, group in groups.items() if group == GROUP})
+    decoders = {
+        label: {"group": groups.get(label, ""), **_decoder(of_label, rows), "energy": energy.figures(label)}
+        for label, of_label in by_label.items()
+    }
     measured = {row["process_id"] for row in (*rows, *energy.blocks)}
     known = {process["process_id"]: process for process in processes}
     wrote = [known.get(process_id, {}) for process_id in {row["process_id"] for row in rows}]
@@ -57,27 +64,32 @@ def summarise(
             *findings([row["isolation"] for row in rows]),
             *findings([block["isolation"] for block in energy.blocks], "blocks of energy"),
         ],
-        "decoders": {
-            label: {
-                "group": (groups or {}).get(label, ""),
-                **_decoder(of_label, rows),
-                "energy": energy.figures(label),
-            }
-            for label, of_label in by_label.items()
-        },
+        "decoders": decoders,
         "noninferiority_margin": margin,
         # A margin chosen after a look at the figures proves nothing.
         "margin_stated_before": None
         if margin is None
         else all(process.get("noninferiority_margin") == margin for process in wrote),
         "comparisons": correct_together([*compare_all(rows, pairs), *energy.compare(pairs)], margin),
+        **frontier(by_label, decoders, groups, margin),
     }
 
 
-def compared(labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Every variant with every reference, and with the baseline in any case."""
-    references = dict.fromkeys([*labels[1:], *(label for label in labels if label == BASELINE)])
-    return [(label, reference) for reference in references for label in labels if label != reference]
+def compared(labels: Sequence[str], points: Collection[str] = ()) -> list[tuple[str, str]]:
+    """The pairs (variant, reference) that are compared, those with one reference together.
+
+    Every variant is compared with the baseline, or else the first reference, and with the yardsticks; the decoder under
+    study with every reference. Points of a frontier are compared with the baseline alone, and nothing with them.
+    """
+    variants = [label for label in labels if label not in points]
+    baseline = BASELINE if BASELINE in labels else labels[:2][-1]
+    references = dict.fromkeys([*variants[1:], *(label for label in variants if label == BASELINE)])
+    return [
+        (label, reference)
+        for reference in references
+        for label in (labels if reference == baseline else variants if reference in YARDSTICKS else labels[:1])
+        if label != reference
+    ]
 
 
 def _decoder(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:

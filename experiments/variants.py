@@ -8,13 +8,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from experiments import groups
-from experiments.build import build, construct
+from experiments.build import build, construct, missing
+from experiments.frontier import GROUP, SWEPT, FrontierSettings
 from experiments.redact import redact
 from mtad.decoder import Decoder, Engine, RoundDecoder, WholeDecoder
 from mtad.errors import UserError
 from mtad.law import Sampling
 
 RESERVED = ("decoder", "sampling", "label")
+NO_FRONTIER = FrontierSettings()
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,13 @@ class Variant:
         }
 
 
-def make_variants(decoder: Mapping[str, Any], sampling: Mapping[str, Any], reference: object) -> tuple[Variant, ...]:
-    """The main variant, then the references without exact copies. Raises UserError."""
+def make_variants(
+    decoder: Mapping[str, Any],
+    sampling: Mapping[str, Any],
+    reference: object,
+    frontier: FrontierSettings = NO_FRONTIER,
+) -> tuple[Variant, ...]:
+    """The main variant, then the references without exact copies, then what the frontier lacks. Raises UserError."""
     name = groups.choice("decoder")
     main = _variant(name, name, decoder, sampling)
     variants = [main]
@@ -61,6 +68,8 @@ def make_variants(decoder: Mapping[str, Any], sampling: Mapping[str, Any], refer
         if variant != main:
             # decoder=speculative decoder.gamma=8 beside the usual reference: both are wanted, under two labels.
             variants.append(replace(variant, label=f"{name}-defaults") if entry == name else variant)
+    there = [(variant.decoder, variant.sampling) for variant in variants]
+    variants += [v for v in frontier_variants(frontier, sampling) if (v.decoder, v.sampling) not in there]
     for variant in variants[1:]:
         if variant.label in set(groups.names("decoder")) - {variant.name}:
             raise UserError(
@@ -75,9 +84,17 @@ def make_variants(decoder: Mapping[str, Any], sampling: Mapping[str, Any], refer
     return tuple(variants)
 
 
+def frontier_variants(settings: FrontierSettings, sampling: Mapping[str, Any]) -> list[Variant]:
+    """Autoregressive decoding under the run's sampling, where the sweeps start, and under each of theirs."""
+    start = _variant(SWEPT, SWEPT, groups.load("decoder", SWEPT), sampling)
+    swept = settings.samplings(start.sampling)
+    points = [replace(start, label=label, sampling=changed, group=GROUP) for label, changed in swept.items()]
+    return [start, *(point for point in points if point.sampling != start.sampling)] if points else []
+
+
 def _entries(reference: object, main: str) -> Sequence[object]:
     if reference == "all":
-        return [name for name in groups.names("decoder") if name != main]
+        return [name for name in groups.names("decoder") if name != main and not missing(groups.load("decoder", name))]
     if isinstance(reference, str | Mapping):
         return [reference]
     if isinstance(reference, Sequence):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,27 @@ def random_rows(prompts: int, repeats: int) -> list[Row]:
                     "score": float(chance.integers(0, 2)),
                 }
                 rows.append(row(variant, f"p{prompt}", repeat, **changes))
+    return rows
+
+
+def sampling(**changes: Any) -> dict[str, Any]:
+    """That of the default run, with changes."""
+    return {"temperature": 1.0, "top_k": 10, "top_p": 0.9, "greedy": False, **changes}
+
+
+def texts_at(
+    chance: np.random.Generator, variant: str, ease: np.ndarray, temperatures: Sequence[float], **changes: Any
+) -> list[Row]:
+    """One text for each prompt: hotter ones are longer, more varied, less probable and worse; easy prompts help all."""
+    rows = []
+    for prompt, (easy, t) in enumerate(zip(ease, temperatures, strict=True)):
+        length = 16 + int(chance.poisson(8 * t))
+        own: dict[str, Any] = {
+            "token_ids": chance.integers(0, 2 + int(6 * t), length).tolist(),
+            "log_likelihoods": (-chance.exponential(easy + t, length)).tolist(),
+            "score": float(chance.random() < 1.1 - 0.4 * t - 0.3 * easy),
+        }
+        rows.append(row(variant, f"p{prompt}", **{**own, **changes}))
     return rows
 
 

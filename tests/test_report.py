@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from experiments.comparisons import comparison, correct_together
 from experiments.intervals import Estimate
-from experiments.report import summarise
+from experiments.report import compared, summarise
 from experiments.table import print_table
 from tests.made_rows import QUIET, random_rows, row, summary_of, timed
 
@@ -63,10 +64,21 @@ def test_a_decoder_without_drafts_has_no_acceptance_rate_and_says_why() -> None:
     assert (figures["acceptance"], figures["acceptance_reason"]) == (None, "no round drafted a token")
 
 
-def test_comparisons_are_against_every_reference() -> None:
-    summary = summary_of([row(v, p) for v in "abc" for p in "pq"], "a", "b", "c")
-    pairs = {(c["decoder"], c["reference"]) for c in summary["comparisons"]}
-    assert pairs == {("a", "b"), ("a", "c"), ("b", "c"), ("c", "b")}
+def test_comparisons_are_with_the_baseline_the_yardsticks_and_the_main_decoders_references() -> None:
+    def pairs(*labels: str, points: Sequence[str] = ()) -> set[tuple[str, str]]:
+        found = compared(labels, points)
+        assert len(found) == len(set(found))
+        return set(found)
+
+    baseline, yardstick = "autoregressive", "speculative"
+    default = {("m", baseline), (yardstick, baseline), ("m", yardstick), (baseline, yardstick)}
+    assert pairs("m", baseline, yardstick) == default
+    assert pairs("m", "a", baseline, yardstick) - default == {("a", baseline), ("a", yardstick), ("m", "a")}
+    assert pairs("m", "T=0", baseline, yardstick, points=["T=0"]) - default == {("T=0", baseline)}
+    assert pairs("m", "a", "b") == {("m", "a"), ("b", "a"), ("m", "b")}  # the first reference is the baseline
+    assert pairs("m") == set() and pairs(baseline, "a") == {(baseline, "a"), ("a", baseline)}
+    summary = summary_of([row(v, p) for v in ("m", baseline, yardstick) for p in "pq"], "m", baseline, yardstick)
+    assert {(c["decoder"], c["reference"]) for c in summary["comparisons"]} == default
 
 
 def test_autoregressive_is_compared_with_also_as_the_main_decoder_and_the_table_shows_it() -> None:
