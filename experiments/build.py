@@ -31,6 +31,12 @@ def build(what: str, config: Mapping[str, Any]) -> Any:
     return construct(what, kind, {key: value for key, value in config.items() if key != "_target_"})
 
 
+def missing(config: Mapping[str, Any]) -> str | None:
+    """What the dataclass `config["_target_"]` says it lacks here (a package, a device); None if it can be used."""
+    said = getattr(get_class(str(config["_target_"])), "missing", None)
+    return said() if said else None
+
+
 def construct(what: str, kind: Any, options: Mapping[str, Any]) -> Any:
     """An instance of the dataclass `kind`. Raises UserError for an unknown key and a value of the wrong type."""
     hints = get_type_hints(kind)

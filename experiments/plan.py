@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
+from experiments.build import missing
 from experiments.identity import run_id
 from experiments.records import Cell, RunFolder
 from experiments.redact import redact
@@ -60,11 +61,31 @@ class Plan:
         return Limits(max_new_tokens, self.blueprint.eos, settings.task.stop, settings.ignore_eos)
 
 
+def split(settings: Settings, held: int) -> tuple[Settings, Settings]:
+    """The run, and one on the last `held` prompts of the task, which the run leaves out. Raises UserError.
+
+    A run without a limit takes all the others.
+    """
+    size = len(settings.task.prompts())
+    first = size - held
+    if (settings.limit or 1) > first:
+        wanted = f"limit={settings.limit}" if settings.limit else "at least one"
+        raise UserError(
+            f"task {settings.task_name} has {size} prompts, too few for {wanted} and another {held} for tuning"
+        )
+    last = {"skip": first, "limit": held}
+    apart = replace(settings, **last, config={**settings.config, **last})  # type: ignore[arg-type]
+    return replace(settings, limit=settings.limit or first), apart
+
+
 def prepare(settings: Settings) -> Plan:
     """Find the models, take the prompts, and check that they fit. Raises UserError."""
     device = find_device(settings.device)
+    for variant in settings.variants:
+        if reason := missing({"_target_": variant.target}):
+            raise UserError(f"decoder {variant.name} cannot run here: {reason}")
     blueprint = inspect_pair(settings.target, settings.draft, settings.dtype)
-    prompts = settings.task.prompts()[: settings.limit]
+    prompts = settings.task.prompts()[settings.skip :][: settings.limit]
     if not prompts:
         raise UserError(f"task {settings.task_name} has no prompts")
     name, times = Counter(prompt.id for prompt in prompts).most_common(1)[0]

@@ -2,23 +2,25 @@
 
 First every variant writes a text for every prompt and repeat, in random order prompt by prompt, so that drift of the
 machine hits all alike. Passes of their own follow, so that they cannot disturb the clock: a judge reads the texts, and
-blocks of texts are written again under an energy meter.
+blocks of texts are written again under an energy meter. A tuned run is two: one on prompts of its own chooses options,
+and a plain run measures them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from operator import itemgetter
 
 from experiments.code_version import code_hash
 from experiments.energy import EnergyPass, Timed, alike, missing_rounds, source_of, without_joules
 from experiments.energy_report import Energy
+from experiments.identity import published
 from experiments.isolation import disturbances
 from experiments.journal import Row
 from experiments.judge import load_judge
-from experiments.plan import Plan, prepare
+from experiments.plan import Plan, prepare, split
 from experiments.process import Process
 from experiments.progress import progress, say
 from experiments.records import settled, stable_hash
@@ -26,6 +28,7 @@ from experiments.redact import redact
 from experiments.report import summarise
 from experiments.settings import Settings
 from experiments.table import print_table
+from experiments.tune import choose, plan_trials, record, trial_variants, tuned_variants
 from mtad.errors import UserError
 
 TEXT = ("variant", "prompt_id", "repeat", "process_id")  # what tells one text of a run from another
@@ -33,7 +36,9 @@ TEXT = ("variant", "prompt_id", "repeat", "process_id")  # what tells one text o
 
 def run(settings: Settings) -> None:
     """Measure, or finish what was begun, or show what is complete; ends in a table. Raises UserError."""
-    plan = prepare(settings)
+    for name, reason in settings.left_out.items():
+        say(f"{name} is left out: {reason}")
+    plan = prepare(tuned(settings))
     with plan.folder.locked():
         process = Process(plan)
         measure(process)
@@ -43,6 +48,46 @@ def run(settings: Settings) -> None:
             say(f"complete already, nothing to measure (fresh=true would measure again): {plan.folder.path}")
         summary = report(process)
     print_table(summary)
+
+
+def tuned(settings: Settings) -> Settings:
+    """The run of what is best on prompts apart, after trying what is to be tried there. Raises UserError."""
+    tune = settings.tune
+    if tune is None:
+        return settings
+    searches = plan_trials(tune, settings.variants, settings.seed)
+    test, apart = split(replace(settings, tune=None), tune.prompts)
+    test = replace(test, variants=tuned_variants(tune, settings.variants))
+    first = prepare(test)
+    Process(first)  # what is wrong with the run itself is said before hours of tuning
+    plan = prepare(
+        replace(
+            apart,
+            name=f"{settings.name}-tuning",
+            variants=trial_variants(searches),
+            repeats=1,
+            energy=False,
+            judge=None,
+            noninferiority_margin=None,
+        )
+    )
+    _check_apart(first, plan)
+    with plan.folder.locked():
+        process = Process(plan)
+        measure(process)
+        choices = choose(searches, compacted(process), tune.loss)
+    for choice in choices:
+        say(str(choice))
+    found = record(tune, settings.variants, choices, list(plan.encoded), f"{plan.settings.name}/{plan.id}")
+    return replace(test, variants=tuned_variants(tune, settings.variants, choices), tuning=published(found))
+
+
+def _check_apart(test: Plan, tuning: Plan) -> None:
+    """Raises UserError if a prompt is both tuned and tested on, under whatever name."""
+    tested = {key for prompt in test.prompts for key in (prompt.id, prompt.text)}
+    for prompt in tuning.prompts:
+        if tested & {prompt.id, prompt.text}:
+            raise UserError(f"prompt {prompt.id}, for tuning, has the id or text of a test prompt; lower tune.prompts")
 
 
 def measure(process: Process) -> None:
@@ -133,14 +178,20 @@ def measure_energy(process: Process) -> None:
         ).run(records)
 
 
-def report(process: Process) -> dict[str, object]:
-    """Drop superseded rows, and write and return the summary."""
-    plan, folder = process.plan, process.plan.folder
-    rows = folder.samples.rows()
-    kept = settled(rows, plan.cells)
+def compacted(process: Process) -> list[Row]:
+    """The rows that count; superseded ones are dropped."""
+    samples = process.plan.folder.samples
+    rows = samples.rows()
+    kept = settled(rows, process.plan.cells)
     if len(kept) < len(rows):
-        folder.samples.rewrite(kept)
-    settings = plan.settings
+        samples.rewrite(kept)
+    return kept
+
+
+def report(process: Process) -> dict[str, object]:
+    """Write and return the summary."""
+    plan, folder, settings = process.plan, process.plan.folder, process.plan.settings
+    kept = compacted(process)
     if process.judge:
         name = stable_hash(asdict(process.judge.origin))
         verdicts = {_text(record): record for record in folder.judge.rows() if record["judge"] == name}
@@ -156,7 +207,7 @@ def report(process: Process) -> dict[str, object]:
         Energy(_energy_records(process), plan.labels, process.no_energy or "not measured"),
         {variant.label: variant.group for variant in settings.variants},
     )
-    summary["weights"] = plan.weights
+    summary |= {"weights": plan.weights, "left_out": settings.left_out, "tuning": settings.tuning}
     folder.write_json("summary.json", summary)
     return summary
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -12,8 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import groups
-from experiments.build import build, check_type, construct
+from experiments.build import build, check_type, construct, missing
 from experiments.energy import MeterSettings
+from experiments.frontier import FrontierSettings
+from experiments.knobs import TuneSettings
 from experiments.task import Task
 from experiments.variants import Variant, make_variants
 from mtad.errors import UserError, first_line
@@ -30,6 +32,10 @@ class Settings:
         model: the option of the group `model`; the names of the two models, if others than the YAML's are asked for.
         task_name: the option of the group `task`.
         variants: the decoder under study first.
+        left_out: decoders that reference=all names and that cannot run here, with the reason.
+        skip: how many of the task's first prompts are left to others.
+        tune: what to try on prompts apart before the run; None: nothing.
+        tuning: how the options of the variants were chosen, as JSON data; None: they are as asked for.
         config: the whole configuration, resolved, as the user gave it.
     """
 
@@ -39,6 +45,8 @@ class Settings:
     task_name: str
     task: Task
     variants: tuple[Variant, ...]
+    left_out: dict[str, str]
+    skip: int
     limit: int | None
     repeats: int
     seed: int
@@ -55,6 +63,8 @@ class Settings:
     judge: ModelSpec | None
     noninferiority_margin: float | None
     strict: bool
+    tune: TuneSettings | None
+    tuning: dict[str, Any] | None
     config: dict[str, Any]
 
 
@@ -62,7 +72,7 @@ class Settings:
 KEYS = (
     *("model", "decoder", "task", "sampling", "reference", "limit", "repeats", "seed", "max_new_tokens", "ignore_eos"),
     *("device", "dtype", "results_dir", "name", "fresh", "resume"),
-    *("energy", "meter", "judge", "noninferiority_margin", "strict"),
+    *("energy", "meter", "judge", "noninferiority_margin", "strict", "frontier", "tune"),
 )
 
 
@@ -80,6 +90,8 @@ def read_settings(composed: DictConfig) -> Settings:
     target, draft = (_model(config["model"], role) for role in ROLES)
     model, task_name = _model_name(target, draft), groups.choice("task")
     task: Task = build(f"task {task_name}", config["task"])
+    frontier = construct("frontier", FrontierSettings, config["frontier"])
+    variants = make_variants(config["decoder"], config["sampling"], config["reference"], frontier)
     limit, longest, resume = (config[key] for key in ("limit", "max_new_tokens", "resume"))
     if resume not in (None, "mixed"):
         raise UserError(f"resume must be null or mixed, not {resume!r}")
@@ -89,7 +101,9 @@ def read_settings(composed: DictConfig) -> Settings:
         draft=draft,
         task_name=task_name,
         task=task,
-        variants=make_variants(config["decoder"], config["sampling"], config["reference"]),
+        variants=variants,
+        left_out=_left_out(config["reference"], variants),
+        skip=0,
         limit=None if limit is None else _count(config, "limit"),
         repeats=_count(config, "repeats"),
         seed=_seed(config),
@@ -106,8 +120,18 @@ def read_settings(composed: DictConfig) -> Settings:
         judge=_judge(config["judge"]),
         noninferiority_margin=_margin(config),
         strict=_plain(config, "strict", bool),
+        tune=None if config["tune"] is None else construct("tune", TuneSettings, config["tune"]),
+        tuning=None,
         config=config,
     )
+
+
+def _left_out(reference: object, variants: Sequence[Variant]) -> dict[str, str]:
+    """Why decoders that reference=all would name are not among the variants."""
+    if reference != "all":
+        return {}
+    absent = set(groups.names("decoder")) - {variant.name for variant in variants}
+    return {name: reason for name in sorted(absent) if (reason := missing(groups.load("decoder", name)))}
 
 
 def _plain(config: Mapping[str, Any], key: str, kind: type) -> Any:

@@ -1,0 +1,358 @@
+"""Tuning: what is tried, what is chosen, on which prompts, and what is measured after it."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baselines.autoregressive import Autoregressive
+from baselines.prompt_lookup import PromptLookup
+from baselines.speculative import Speculative
+from experiments import process, runner
+from experiments.bench import Bench
+from experiments.journal import Journal, Row
+from experiments.knobs import TuneSettings, find_trials
+from experiments.plan import prepare, split
+from experiments.settings import Settings
+from experiments.tune import BEST, SAME, Choice, choose, plan_trials, trial_variants, tuned_variants
+from experiments.variants import Variant
+from mtad.decoder import Decoder
+from mtad.errors import UserError
+from mtad.law import Sampling
+from mtad.mtad import Mtad
+from tests.toy import settings_of, toy_settings
+
+TUNE = ("experiment=tune", "tune.trials=3", "tune.prompts=2", "max_new_tokens=6")
+PAIR = "reference=[autoregressive,speculative]"
+
+
+def variant(decoder: Decoder, name: str, label: str = "", **sampling: Any) -> Variant:
+    return Variant(label or name, name, "a.Class", decoder, Sampling(**sampling))
+
+
+MTAD = variant(Mtad(), "mtad")
+SPECULATIVE = variant(Speculative(), "speculative")
+
+
+@pytest.fixture
+def tune(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Settings of tuning that need no configuration, as all known options are taken for granted."""
+    monkeypatch.setattr(TuneSettings, "__post_init__", lambda _: None)
+    return lambda knobs, trials=4, gamma=4, loss=0.05: TuneSettings(trials, 2, gamma, loss, knobs)
+
+
+def test_trials_are_the_options_as_asked_for_then_others_without_repetition(tune: Any) -> None:
+    knobs = {"gamma": [1, 2, 4, 8], "tau": [0.1, 0.5, 1], "divisor": ["optimal"]}
+    search = find_trials(tune(knobs, trials=5), MTAD, seed=0)
+    assert [trial.label for trial in search.trials] == [f"mtad#{number}" for number in range(1, 6)]
+    assert search.trials[0].decoder == MTAD.decoder
+    assert len({trial.decoder for trial in search.trials}) == 5
+    assert set(search.knobs) == {"gamma", "tau"}, "an option of other decoders is no knob of this one"
+    assert all(trial.options["gamma"] in knobs["gamma"] and trial.options["width"] == 8 for trial in search.trials)
+    again, other = (find_trials(tune(knobs, trials=5), MTAD, seed=seed) for seed in (0, 1))
+    assert again == search != other
+
+
+def test_every_decoder_gets_as_many_trials_unless_it_has_fewer_combinations(tune: Any) -> None:
+    settings = tune({"gamma": [1, 2, 4], "tau": [0.2, 0.4]}, trials=6)
+    mtad, speculative = (find_trials(settings, variant, 0) for variant in (MTAD, SPECULATIVE))
+    assert (len(mtad.trials), mtad.combinations) == (6, 6)
+    assert sorted(trial.options["gamma"] for trial in speculative.trials) == [1, 2, 4]
+    assert (len(speculative.trials), speculative.combinations, speculative.refused) == (3, 3, 0)
+
+
+def test_combinations_that_a_decoder_refuses_are_not_drawn_and_are_counted(tune: Any) -> None:
+    lookup = variant(PromptLookup(), "prompt_lookup")
+    search = find_trials(tune({"min_ngram": [1, 2, 3], "max_ngram": [1, 2, 3]}, trials=99), lookup, 0)
+    assert (search.combinations, search.refused, len(search.trials)) == (9, 3, 6)
+    with pytest.raises(UserError, match=r"min_ngram=9 is possible in no combination: .*ngram"):
+        find_trials(tune({"min_ngram": [1, 9], "max_ngram": [1, 2, 3]}), lookup, 0)
+
+
+def test_knobs_by_decoder_are_all_of_its_knobs(tune: Any) -> None:
+    settings = tune({"width": [2, 4], "mtad": {"tau": [0.1, 0.9]}, "speculative": {}})
+    assert settings.of(MTAD) == {"tau": [0.1, 0.9]}
+    assert settings.of(SPECULATIVE) == {}
+    with pytest.raises(UserError, match="nothing to tune"):
+        plan_trials(settings, [SPECULATIVE], 0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["experiment=tuned"], "experiment/tuned"),
+        (["experiment=tune", "tune.trials=1"], "trials must be"),
+        (["experiment=tune", "tune.prompts=0"], "prompts must be"),
+        (["experiment=tune", "tune.gamma=0"], "gamma must be"),
+        (["experiment=tune", "tune.loss=-1"], "loss must be"),
+        (["experiment=tune", "tune.loss=none"], "loss must be a number"),
+        (["experiment=tune", "+tune.budget=3"], "tune has no option 'budget'"),
+        (["experiment=tune", "tune.knobs=7"], "knobs must be a mapping"),
+        (["experiment=tune", "tune.knobs.gamma=4"], r"gamma must be a list of values, not 4"),
+        (["experiment=tune", "tune.knobs.gamma=[]"], "gamma must be a list of values"),
+        (["experiment=tune", "+tune.knobs.depth=[1]"], "depth is no option of a decoder"),
+        (["experiment=tune", "+tune.knobs.mtad={depth: [1]}"], "depth is no option of decoder mtad"),
+        (["experiment=tune", "+tune.knobs.nonsense={gamma: [1]}"], "there is no decoder 'nonsense'"),
+        (["tune=7"], "tune must be a mapping"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_line(overrides: list[str], message: str) -> None:
+    with pytest.raises(Exception, match=message) as caught:
+        settings_of(*overrides)
+    if "experiment=tuned" not in overrides:  # Hydra's own words, and its own exit
+        assert isinstance(caught.value, UserError) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tune.knobs.gamma=[1,2.5]"], "gamma of mtad must be a whole number, not 2.5"),
+        (["tune.knobs.gamma=[1,0]"], "gamma=0 is possible in no combination: decoder mtad: gamma must be"),
+        (["limit=5"], "task toy has 6 prompts, too few for limit=5 and another 2 for tuning"),
+        (["limit=null", "tune.prompts=6"], "task toy has 6 prompts, too few for at least one and another 6 for tuning"),
+        (["reference=[{decoder: speculative, label: mtad-best}]"], "label 'mtad-best' is that of mtad as tuned"),
+        (["decoder=autoregressive", "reference=[]"], "there is nothing to tune"),
+        (["judge.path=no/such"], "no/such"),
+    ],
+)
+def test_what_cannot_be_tuned_or_run_is_said_before_anything_is_measured(
+    saved_pair: Path, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    settings = toy_settings(saved_pair, tmp_path, *TUNE, "limit=3", *overrides)
+    with pytest.raises(UserError, match=message) as caught:
+        runner.run(settings)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_experiments_defaults_fit_every_decoder() -> None:
+    settings = settings_of("experiment=tune", "reference=all")
+    assert settings.tune is not None
+    searches = plan_trials(settings.tune, settings.variants, settings.seed)
+    assert {"mtad", "speculative"} <= {search.variant.name for search in searches}
+    assert not {"autoregressive", "beam_search"} & {search.variant.name for search in searches}
+    for search in searches:
+        assert len(search.trials) == min(settings.tune.trials, len(search.trials))
+        assert 2 <= len(search.trials) <= settings.tune.trials
+    assert tuned_variants(settings.tune, settings.variants)[0].label == "mtad"
+
+
+def made(label: str, seconds: float, logp: float = -1.0, score: float | None = 0.5) -> list[Row]:
+    """Two texts of ten tokens that took `seconds` each."""
+    row = {"variant": label, "token_ids": [0] * 10, "log_likelihoods": [logp] * 10, "score": score}
+    return [{**row, "seconds": {"prefill": 99.0, "decode": seconds}}] * 2
+
+
+def chosen(settings: TuneSettings, of: Variant, **rows: list[Row]) -> Choice:
+    """The choice by made-up rows of the baseline and trials 1, 2, ..."""
+    (search,) = plan_trials(settings, [of], 0)
+    assert len(search.trials) == len(rows) - 1
+    return choose([search], [row for some in rows.values() for row in some], settings.loss)[0]
+
+
+def test_the_fastest_trial_is_chosen_of_those_that_lose_little(tune: Any) -> None:
+    settings = tune({"tau": [0.5, 0.4, 0.3, 0.2]}, loss=0.1)
+    base = made("autoregressive#1", 4)
+    rows = {
+        "slow": made("mtad#1", 3),
+        "worse": made("mtad#2", 1, logp=-1.2),  # perplexity 22 % worse
+        "wrong": made("mtad#3", 1, score=0.3),
+        "right": made("mtad#4", 2, logp=-1.09, score=0.45),
+    }
+    choice = chosen(settings, MTAD, base=base, **rows)
+    assert choice.best.variant.label == "mtad#4" and choice.best.admissible
+    assert [trial.admissible for trial in choice.trials] == [True, False, False, True]
+    assert [trial.tokens_per_second for trial in choice.trials] == pytest.approx([10 / 3, 10, 10, 5])
+    stricter = chosen(replace(settings, loss=0.01), MTAD, base=base, **rows)
+    assert stricter.best.variant.label == "mtad#1"
+
+
+def test_where_no_trial_is_admissible_the_one_that_loses_least_is_taken_and_marked(tune: Any) -> None:
+    settings = tune({"tau": [0.5, 0.4, 0.3]})
+    choice = chosen(
+        settings,
+        MTAD,
+        base=made("autoregressive#1", 4),
+        unread=made("mtad#1", 1, logp=None),  # type: ignore[arg-type]
+        least=made("mtad#2", 3, logp=-1.2),
+        most=made("mtad#3", 2, logp=-1.3),
+    )
+    assert choice.best.variant.label == "mtad#2" and not choice.best.admissible
+    assert "NONE is admissible" in str(choice)
+
+
+def test_of_a_lossless_decoder_every_trial_is_admissible_and_without_scores_perplexity_decides(tune: Any) -> None:
+    settings = tune({"gamma": [4, 8]})
+    rows = {"first": made("speculative#1", 2), "second": made("speculative#2", 1, logp=-3, score=0)}
+    base = made("autoregressive#1", 4)
+    assert chosen(settings, SPECULATIVE, base=base, **rows).best.variant.label == "speculative#2"
+    unscored = [{**row, "score": None} for row in base]
+    lossy = tune({"tau": [0.5, 0.4]})
+    choice = chosen(lossy, MTAD, base=unscored, first=made("mtad#1", 2), second=made("mtad#2", 1, score=None))
+    assert choice.best.variant.label == "mtad#2" and choice.best.score_difference is None
+
+
+def test_a_trial_is_held_against_autoregressive_decoding_under_its_own_sampling(tune: Any) -> None:
+    settings = tune({"tau": [0.5, 0.4]})
+    cold = variant(Mtad(), "mtad", "cold", temperature=0.5)
+    searches = plan_trials(settings, [MTAD, cold], 0)
+    variants = trial_variants(searches)
+    assert [found.label for found in variants[:2]] == ["autoregressive#1", "autoregressive#2"]
+    assert [found.sampling.temperature for found in variants[:2]] == [1.0, 0.5]
+    rows = [*made("autoregressive#1", 1, logp=-1), *made("autoregressive#2", 1, logp=-0.5)]
+    for found in variants[2:]:
+        rows += made(found.label, 1, logp=-0.8)
+    warm, colder = choose(searches, rows, 0.05)
+    assert warm.best.admissible and not colder.best.admissible
+
+
+def test_what_is_the_same_in_both_tables_is_measured_once_and_belongs_to_none(tune: Any) -> None:
+    settings = tune({"tau": [0.5, 0.4], "speculative": {"gamma": [3, 4]}}, gamma=3)
+    variants = [MTAD, variant(Autoregressive(), "autoregressive"), SPECULATIVE]
+    searches = plan_trials(settings, variants, 0)
+    rows = made("autoregressive#1", 1) + made("mtad#1", 2) + made("mtad#2", 1)
+    rows += made("speculative#1", 2) + made("speculative#2", 1)  # gamma 3, as in the table "same gamma"
+    measured = tuned_variants(settings, variants, choose(searches, rows, 0.05))
+    shown = [(found.label, found.group, found.options.get("gamma"), found.options.get("tau")) for found in measured]
+    assert shown == [
+        ("mtad", SAME, 3, 0.5),
+        ("mtad-best", BEST, 4, 0.4),
+        ("autoregressive", "", None, None),
+        ("speculative", "", 3, None),
+    ]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A tuned run that was interrupted while tuning, and then finished.
+
+    Attributes:
+        begun: the lines of the tuning's rows when it was interrupted.
+        lines: these at the end.
+        rows: of the run itself.
+    """
+
+    folder: Path
+    settings: Callable[[], Settings]
+    begun: list[str]
+    lines: list[str]
+    rows: list[Row]
+    summary: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def study(saved_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("results")
+    append, warm_up, written = Journal.append, Bench.warm_up, 0
+    loaded: list[weakref.ref[Any]] = []
+
+    def settings() -> Settings:
+        return toy_settings(saved_pair, folder, *TUNE, PAIR, "limit=null", "repeats=2", "decoder.tau=0.7")
+
+    def interrupted(self: Journal, row: Mapping[str, Any]) -> None:
+        nonlocal written
+        written += 1
+        if written == 9:  # in the middle of the second of two tuning prompts, of seven variants each
+            raise KeyboardInterrupt
+        append(self, row)
+
+    def watched(self: Bench) -> None:
+        assert not any(model() for model in loaded), "two pairs are in memory"
+        loaded.append(weakref.ref(self.pair.target.lm))
+        warm_up(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "append", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(settings())
+        (tuning,) = folder.glob("*/*/samples.jsonl")
+        begun = tuning.read_text().splitlines()
+        patch.setattr(Bench, "warm_up", watched)
+        runner.run(settings())
+    assert len(loaded) == 2, "one pair for the tuning, one for the run"
+    (run,) = (path for path in folder.glob("*/*/samples.jsonl") if path != tuning)
+    rows = [json.loads(line) for line in run.read_text().splitlines()]
+    summary = json.loads((run.parent / "summary.json").read_text())
+    return Study(folder, settings, begun, tuning.read_text().splitlines(), rows, summary)
+
+
+def test_a_tuned_run_measures_on_prompts_that_were_not_tuned_on(study: Study) -> None:
+    tested, tuned_on = ({row["prompt_id"] for row in rows} for rows in (study.rows, map(json.loads, study.lines)))
+    assert tuned_on == {"toy/4", "toy/5"} and tested == {f"toy/{i}" for i in range(4)}
+    assert study.summary["tuning"]["prompts"] == ["toy/4", "toy/5"]
+    assert len(study.lines) == 2 * (1 + 3 + 3), "autoregressive decoding and each trial, once for every prompt"
+
+
+def test_the_record_says_what_was_tried_and_taken(study: Study) -> None:
+    record, decoders = study.summary["tuning"], study.summary["decoders"]
+    assert set(record["decoders"]) == {"mtad", "speculative"} and set(record["not_tuned"]) == {"autoregressive"}
+    assert (study.folder / record["run"] / "samples.jsonl").exists()
+    mtad = record["decoders"]["mtad"]
+    assert mtad["trials"][0]["options"]["tau"] == 0.7, "the first trial is what was asked for"
+    assert len(mtad["trials"]) == 3 and mtad["chosen"] in [trial["label"] for trial in mtad["trials"]]
+    options = {row["variant"]: row["options"] for row in study.rows}
+    for label, found in record["decoders"].items():
+        assert found["same_gamma"] == label and options[label]["gamma"] == 4
+        assert found["options"].items() <= options[found["best_each"]].items()
+        groups = [decoders[found[table]]["group"] for table in ("same_gamma", "best_each")]
+        assert groups == (["", ""] if found["best_each"] == label else [SAME, BEST])
+    assert decoders["autoregressive"]["group"] == ""
+
+
+def test_an_interrupted_tuning_goes_on(study: Study) -> None:
+    assert len(study.begun) == 8
+    assert study.lines[:7] == study.begun[:7], "a prompt that was complete is not measured again"
+    assert len({json.loads(line)["process_id"] for line in study.lines}) == 2
+
+
+def test_a_complete_tuning_is_not_repeated(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(process, "Bench", None)  # weights must not be loaded again
+    runner.run(study.settings())
+    out, err = capsys.readouterr()
+    assert "complete already" in err and "tuned mtad: " in err and "tuned speculative: gamma=" in err
+    assert "same gamma" in out or "mtad-best" not in study.summary["decoders"]
+
+
+def test_prompts_are_apart_by_their_text_too(saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = toy_settings(saved_pair, tmp_path, *TUNE, PAIR, "limit=2")
+    prompts = settings.task.prompts()
+    doubled = [*prompts[:5], replace(prompts[5], text=prompts[0].text)]
+    monkeypatch.setattr(type(settings.task), "prompts", lambda _: doubled)
+    with pytest.raises(UserError, match="prompt toy/5, for tuning, has the id or text of a test prompt"):
+        runner.run(settings)
+
+
+def test_the_prompts_of_a_run_without_tuning_are_as_ever(saved_pair: Path, tmp_path: Path) -> None:
+    plain = toy_settings(saved_pair, tmp_path, "limit=null")
+    assert len(prepare(plain).prompts) == 6 and plain.tune is None
+    test, apart = (prepare(part) for part in split(plain, 2))
+    assert ([p.id for p in test.prompts], [p.id for p in apart.prompts]) == (
+        [f"toy/{i}" for i in range(4)],
+        ["toy/4", "toy/5"],
+    )
+
+
+def test_a_decoder_that_cannot_run_here_is_left_out_of_all_and_refused_by_name(
+    saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Speculative, "missing", staticmethod(lambda: "no such device"), raising=False)
+    everything = toy_settings(saved_pair, tmp_path, "reference=all")
+    labels = [variant.label for variant in everything.variants]
+    assert "speculative" not in labels and {"mtad", "block"} <= set(labels)
+    assert everything.left_out["speculative"] == "no such device"
+    few = replace(everything, variants=everything.variants[:1], limit=1, max_new_tokens=2)
+    runner.run(few)
+    assert "speculative is left out: no such device\n" in capsys.readouterr().err
+    (summary,) = tmp_path.glob("*/*/summary.json")
+    assert json.loads(summary.read_text())["left_out"]["speculative"] == "no such device"
+    for override in ("reference=[speculative]", "decoder=speculative"):
+        with pytest.raises(UserError, match=r"^decoder speculative cannot run here: no such device$"):
+            runner.run(toy_settings(saved_pair, tmp_path, override))
