@@ -86,5 +86,29 @@ def texts_at(
     return rows
 
 
+def swept(temperature: float) -> dict[str, Any]:
+    """What rows of autoregressive decoding have at a temperature."""
+    changed = {"greedy": True} if temperature == 0 else {"temperature": temperature}
+    return {"decoder": "autoregressive", "sampling": sampling(**changed), "lossless": True}
+
+
+def mixture(chance: np.random.Generator, prompts: int, better: float = 0.0) -> dict[str, list[Row]]:
+    """A sweep, and a decoder that is a mixture of two temperatures, but for `better` nats per token."""
+    ease = chance.uniform(0.2, 1.4, prompts)
+    mixed = texts_at(chance, "main", ease, chance.choice([0.5, 1.0], prompts), lossless=False, sampling=sampling())
+    for r in mixed:
+        r["log_likelihoods"] = [value + better for value in r["log_likelihoods"]]
+    temperatures = {"T=0": 0.0, "T=0.5": 0.5, "autoregressive": 1.0, "T=1.5": 1.5}
+    sweep = {label: texts_at(chance, label, ease, [t] * prompts, **swept(t)) for label, t in temperatures.items()}
+    return {"main": mixed, **sweep}
+
+
+def fixed(variant: str, distinct: int, logp: float, score: float, prompts: int = 6, **changes: Any) -> list[Row]:
+    """Texts of 12 pairs of tokens, `distinct` of them distinct, on every prompt the same."""
+    tokens = [*range(distinct), *[distinct - 1] * (13 - distinct)]
+    made = {"token_ids": tokens, "log_likelihoods": [logp] * 13, "score": score, **changes}
+    return [row(variant, f"p{i}", **made) for i in range(prompts)]
+
+
 def summary_of(rows: list[Row], *labels: str) -> dict[str, Any]:
     return summarise(rows, "id", "tiny", "toy", labels)

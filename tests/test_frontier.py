@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 
 from experiments import groups
 from experiments.build import build, construct
-from experiments.comparisons import METRICS
 from experiments.frontier import GROUP, FrontierSettings, Mixtures, frontier
 from experiments.intervals import holm
 from experiments.journal import Row
@@ -23,12 +22,8 @@ from experiments.variants import Variant, make_variants
 from mtad.decoder import Engine
 from mtad.errors import UserError
 from mtad.law import Sampling
-from tests.made_rows import row, sampling, texts_at
+from tests.made_rows import fixed, mixture, row, sampling, swept
 from tests.toy import composed, settings_of
-
-Rows = dict[str, list[Row]]
-SETTINGS = (0.0, 0.5, 1.0, 1.5)
-LIKELIHOOD, SCORE = (metric for metric in METRICS if metric.name in ("perplexity_ratio", "score_difference"))
 
 
 def variants_of(settings: FrontierSettings, reference: object, *overrides: str) -> tuple[Variant, ...]:
@@ -52,33 +47,6 @@ def distance(found: Mapping[str, Any], metric: str, decoder: str = "main", diver
         d for d in found["distances"] if (d["decoder"], d["metric"], d["diversity"]) == (decoder, metric, diversity)
     )
     return one
-
-
-def label_of(temperature: float) -> str:
-    return "autoregressive" if temperature == 1 else f"T={temperature:g}"
-
-
-def swept(temperature: float) -> dict[str, Any]:
-    """What rows of autoregressive decoding have at a temperature."""
-    changed = {"greedy": True} if temperature == 0 else {"temperature": temperature}
-    return {"decoder": "autoregressive", "sampling": sampling(**changed), "lossless": True}
-
-
-def sample(chance: np.random.Generator, prompts: int, better: float = 0.0) -> Rows:
-    """A sweep, and a decoder that is a mixture of two temperatures, but for `better` nats per token."""
-    ease = chance.uniform(0.2, 1.4, prompts)
-    mixed = texts_at(chance, "main", ease, chance.choice([0.5, 1.0], prompts), lossless=False, sampling=sampling())
-    for r in mixed:
-        r["log_likelihoods"] = [value + better for value in r["log_likelihoods"]]
-    sweep = {label_of(t): texts_at(chance, label_of(t), ease, [t] * prompts, **swept(t)) for t in SETTINGS}
-    return {"main": mixed, **sweep}
-
-
-def fixed(variant: str, distinct: int, logp: float, score: float, prompts: int = 6, **changes: Any) -> list[Row]:
-    """Texts of 12 pairs of tokens, `distinct` of them distinct, on every prompt the same."""
-    tokens = [*range(distinct), *[distinct - 1] * (13 - distinct)]
-    made = {"token_ids": tokens, "log_likelihoods": [logp] * 13, "score": score, **changes}
-    return [row(variant, f"p{i}", **made) for i in range(prompts)]
 
 
 def test_a_sweep_is_made_of_samplings_that_differ_from_the_runs_in_one_knob() -> None:
@@ -199,7 +167,7 @@ def test_a_mixture_of_two_settings_lies_on_the_frontier_exactly() -> None:
     }
 
 
-def two_sweeps(**main: Any) -> Rows:
+def two_sweeps(**main: Any) -> dict[str, list[Row]]:
     """Temperature (distinct-2 of 4/12 to 11/12) and top-p (8/12 to 10/12), the latter the better one."""
     main = {"distinct": 9, "logp": -1.4, "score": 0.5, **main}
     narrow = {"decoder": "autoregressive", "sampling": sampling(top_p=0.5)}
@@ -273,9 +241,9 @@ def test_what_a_decoder_or_a_point_lacks_leaves_the_distance_null_with_a_reason(
 
 def test_only_lossy_decoders_have_a_distance_and_these_are_a_family_of_their_own() -> None:
     chance = np.random.default_rng(5)
-    rows = sample(chance, 30)
+    rows = mixture(chance, 30)
     rows["other"] = [{**r, "variant": "other", "lossless": True} for r in rows["main"]]
-    rows["again"] = [{**r, "variant": "again"} for r in sample(chance, 30, 0.1)["main"]]
+    rows["again"] = [{**r, "variant": "again"} for r in mixture(chance, 30, 0.1)["main"]]
     found = found_in(rows, margin=0.5)["distances"]
     assert {one["decoder"] for one in found} == {"main", "again"}
     assert [one["p_holm"] for one in found] == pytest.approx(holm([one["p"] for one in found]))
@@ -317,7 +285,7 @@ def test_intervals_hold_the_true_distance_about_as_often_as_they_say_and_a_bette
     noticed = {"mixture": 0, "better": 0}
     for _ in range(runs):
         for name, gain in (("mixture", 0.0), ("better", better)):
-            found = found_in(sample(chance, 40, gain))
+            found = found_in(mixture(chance, 40, gain))
             ratio = distance(found, "perplexity_ratio")
             held[name] += ratio["low"] <= math.exp(-gain) <= ratio["high"]
             noticed[name] += ratio["high"] < 1
