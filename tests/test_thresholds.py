@@ -161,6 +161,12 @@ def test_an_unsure_target_keeps_what_a_sure_one_refuses() -> None:
     assert judged(decoder, chain, [[0.15, 0.81, 0.01, 0.01, 0.01, 0.01], [1 / 6] * 6]) == [0]
 
 
+def test_each_token_is_judged_by_the_entropy_before_it() -> None:
+    sure, unsure, decoder = [0.15, 0.81, 0.01, 0.03], [0.15, 0.25, 0.3, 0.3], Typical(epsilon=0.3, delta=0.5)
+    assert judged(decoder, Tree.chain([1, 0]), [sure, unsure, [0.25] * 4]) == [0, 1, 2]
+    assert judged(decoder, Tree.chain([1, 0]), [unsure, sure, [0.25] * 4]) == [0, 1]
+
+
 def test_a_node_below_a_refused_one_does_not_pass() -> None:
     p = [[0.01, 0.99], [0.99, 0.01], [0.5, 0.5], [0.99, 0.01], [0.5, 0.5]]
     tree = Tree.of_paths([(0, 0), (1, 0)])
