@@ -12,101 +12,22 @@ from typing import Any
 import pytest
 
 from baselines.autoregressive import Autoregressive
-from baselines.prompt_lookup import PromptLookup
 from baselines.speculative import Speculative
 from experiments import process, runner
 from experiments.bench import Bench
 from experiments.journal import Journal, Row
-from experiments.knobs import TuneSettings, find_trials
+from experiments.knobs import TuneSettings
 from experiments.plan import prepare, split
 from experiments.settings import Settings
 from experiments.tune import BEST, SAME, Choice, choose, plan_trials, trial_variants, tuned_variants
 from experiments.variants import Variant
-from mtad.decoder import Decoder
 from mtad.errors import UserError
-from mtad.law import Sampling
 from mtad.mtad import Mtad
-from tests.toy import settings_of, toy_settings
+from tests.toy import toy_settings
+from tests.tuning import MTAD, SPECULATIVE, tune, variant
 
 TUNE = ("experiment=tune", "tune.trials=3", "tune.prompts=2", "max_new_tokens=6")
 PAIR = "reference=[autoregressive,speculative]"
-
-
-def variant(decoder: Decoder, name: str, label: str = "", **sampling: Any) -> Variant:
-    return Variant(label or name, name, "a.Class", decoder, Sampling(**sampling))
-
-
-MTAD = variant(Mtad(), "mtad")
-SPECULATIVE = variant(Speculative(), "speculative")
-
-
-@pytest.fixture
-def tune(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Settings of tuning that need no configuration, as all known options are taken for granted."""
-    monkeypatch.setattr(TuneSettings, "__post_init__", lambda _: None)
-    return lambda knobs, trials=4, gamma=4, loss=0.05: TuneSettings(trials, 2, gamma, loss, knobs)
-
-
-def test_trials_are_the_options_as_asked_for_then_others_without_repetition(tune: Any) -> None:
-    knobs = {"gamma": [1, 2, 4, 8], "tau": [0.1, 0.5, 1], "divisor": ["optimal"]}
-    search = find_trials(tune(knobs, trials=5), MTAD, seed=0)
-    assert [trial.label for trial in search.trials] == [f"mtad#{number}" for number in range(1, 6)]
-    assert search.trials[0].decoder == MTAD.decoder
-    assert len({trial.decoder for trial in search.trials}) == 5
-    assert set(search.knobs) == {"gamma", "tau"}, "an option of other decoders is no knob of this one"
-    assert all(trial.options["gamma"] in knobs["gamma"] and trial.options["width"] == 8 for trial in search.trials)
-    again, other = (find_trials(tune(knobs, trials=5), MTAD, seed=seed) for seed in (0, 1))
-    assert again == search != other
-
-
-def test_every_decoder_gets_as_many_trials_unless_it_has_fewer_combinations(tune: Any) -> None:
-    settings = tune({"gamma": [1, 2, 4], "tau": [0.2, 0.4]}, trials=6)
-    mtad, speculative = (find_trials(settings, variant, 0) for variant in (MTAD, SPECULATIVE))
-    assert (len(mtad.trials), mtad.combinations) == (6, 6)
-    assert sorted(trial.options["gamma"] for trial in speculative.trials) == [1, 2, 4]
-    assert (len(speculative.trials), speculative.combinations, speculative.refused) == (3, 3, 0)
-
-
-def test_combinations_that_a_decoder_refuses_are_not_drawn_and_are_counted(tune: Any) -> None:
-    lookup = variant(PromptLookup(), "prompt_lookup")
-    search = find_trials(tune({"min_ngram": [1, 2, 3], "max_ngram": [1, 2, 3]}, trials=99), lookup, 0)
-    assert (search.combinations, search.refused, len(search.trials)) == (9, 3, 6)
-    with pytest.raises(UserError, match=r"min_ngram=9 is possible in no combination: .*ngram"):
-        find_trials(tune({"min_ngram": [1, 9], "max_ngram": [1, 2, 3]}), lookup, 0)
-
-
-def test_knobs_by_decoder_are_all_of_its_knobs(tune: Any) -> None:
-    settings = tune({"width": [2, 4], "mtad": {"tau": [0.1, 0.9]}, "speculative": {}})
-    assert settings.of(MTAD) == {"tau": [0.1, 0.9]}
-    assert settings.of(SPECULATIVE) == {}
-    with pytest.raises(UserError, match="nothing to tune"):
-        plan_trials(settings, [SPECULATIVE], 0)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["experiment=tuned"], "experiment/tuned"),
-        (["experiment=tune", "tune.trials=1"], "trials must be"),
-        (["experiment=tune", "tune.prompts=0"], "prompts must be"),
-        (["experiment=tune", "tune.gamma=0"], "gamma must be"),
-        (["experiment=tune", "tune.loss=-1"], "loss must be"),
-        (["experiment=tune", "tune.loss=none"], "loss must be a number"),
-        (["experiment=tune", "+tune.budget=3"], "tune has no option 'budget'"),
-        (["experiment=tune", "tune.knobs=7"], "knobs must be a mapping"),
-        (["experiment=tune", "tune.knobs.gamma=4"], r"gamma must be a list of values, not 4"),
-        (["experiment=tune", "tune.knobs.gamma=[]"], "gamma must be a list of values"),
-        (["experiment=tune", "+tune.knobs.depth=[1]"], "depth is no option of a decoder"),
-        (["experiment=tune", "+tune.knobs.mtad={depth: [1]}"], "depth is no option of decoder mtad"),
-        (["experiment=tune", "+tune.knobs.nonsense={gamma: [1]}"], "there is no decoder 'nonsense'"),
-        (["tune=7"], "tune must be a mapping"),
-    ],
-)
-def test_a_wrong_key_or_value_is_one_line(overrides: list[str], message: str) -> None:
-    with pytest.raises(Exception, match=message) as caught:
-        settings_of(*overrides)
-    if "experiment=tuned" not in overrides:  # Hydra's own words, and its own exit
-        assert isinstance(caught.value, UserError) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -131,18 +52,6 @@ def test_what_cannot_be_tuned_or_run_is_said_before_anything_is_measured(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_experiments_defaults_fit_every_decoder() -> None:
-    settings = settings_of("experiment=tune", "reference=all")
-    assert settings.tune is not None
-    searches = plan_trials(settings.tune, settings.variants, settings.seed)
-    assert {"mtad", "speculative"} <= {search.variant.name for search in searches}
-    assert not {"autoregressive", "beam_search"} & {search.variant.name for search in searches}
-    for search in searches:
-        assert len(search.trials) == min(settings.tune.trials, len(search.trials))
-        assert 2 <= len(search.trials) <= settings.tune.trials
-    assert tuned_variants(settings.tune, settings.variants)[0].label == "mtad"
-
-
 def made(label: str, seconds: float, logp: float = -1.0, score: float | None = 0.5) -> list[Row]:
     """Two texts of ten tokens that took `seconds` each."""
     row = {"variant": label, "token_ids": [0] * 10, "log_likelihoods": [logp] * 10, "score": score}
@@ -156,7 +65,7 @@ def chosen(settings: TuneSettings, of: Variant, **rows: list[Row]) -> Choice:
     return choose([search], [row for some in rows.values() for row in some], settings.loss)[0]
 
 
-def test_the_fastest_trial_is_chosen_of_those_that_lose_little(tune: Any) -> None:
+def test_the_fastest_trial_is_chosen_of_those_that_lose_little() -> None:
     settings = tune({"tau": [0.5, 0.4, 0.3, 0.2]}, loss=0.1)
     base = made("autoregressive#1", 4)
     rows = {
@@ -169,11 +78,11 @@ def test_the_fastest_trial_is_chosen_of_those_that_lose_little(tune: Any) -> Non
     assert choice.best.variant.label == "mtad#4" and choice.best.admissible
     assert [trial.admissible for trial in choice.trials] == [True, False, False, True]
     assert [trial.tokens_per_second for trial in choice.trials] == pytest.approx([10 / 3, 10, 10, 5])
-    stricter = chosen(replace(settings, loss=0.01), MTAD, base=base, **rows)
+    stricter = chosen(tune(settings.knobs, loss=0.01), MTAD, base=base, **rows)
     assert stricter.best.variant.label == "mtad#1"
 
 
-def test_where_no_trial_is_admissible_the_one_that_loses_least_is_taken_and_marked(tune: Any) -> None:
+def test_where_no_trial_is_admissible_the_one_that_loses_least_is_taken_and_marked() -> None:
     settings = tune({"tau": [0.5, 0.4, 0.3]})
     choice = chosen(
         settings,
@@ -187,7 +96,7 @@ def test_where_no_trial_is_admissible_the_one_that_loses_least_is_taken_and_mark
     assert "NONE is admissible" in str(choice)
 
 
-def test_of_a_lossless_decoder_every_trial_is_admissible_and_without_scores_perplexity_decides(tune: Any) -> None:
+def test_of_a_lossless_decoder_every_trial_is_admissible_and_without_scores_perplexity_decides() -> None:
     settings = tune({"gamma": [4, 8]})
     rows = {"first": made("speculative#1", 2), "second": made("speculative#2", 1, logp=-3, score=0)}
     base = made("autoregressive#1", 4)
@@ -198,7 +107,7 @@ def test_of_a_lossless_decoder_every_trial_is_admissible_and_without_scores_perp
     assert choice.best.variant.label == "mtad#2" and choice.best.score_difference is None
 
 
-def test_a_trial_is_held_against_autoregressive_decoding_under_its_own_sampling(tune: Any) -> None:
+def test_a_trial_is_held_against_autoregressive_decoding_under_its_own_sampling() -> None:
     settings = tune({"tau": [0.5, 0.4]})
     cold = variant(Mtad(), "mtad", "cold", temperature=0.5)
     searches = plan_trials(settings, [MTAD, cold], 0)
@@ -212,7 +121,7 @@ def test_a_trial_is_held_against_autoregressive_decoding_under_its_own_sampling(
     assert warm.best.admissible and not colder.best.admissible
 
 
-def test_what_is_the_same_in_both_tables_is_measured_once_and_belongs_to_none(tune: Any) -> None:
+def test_what_is_the_same_in_both_tables_is_measured_once_and_belongs_to_none() -> None:
     settings = tune({"tau": [0.5, 0.4], "speculative": {"gamma": [3, 4]}}, gamma=3)
     variants = [MTAD, variant(Autoregressive(), "autoregressive"), SPECULATIVE]
     searches = plan_trials(settings, variants, 0)
