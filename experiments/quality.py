@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -81,14 +82,20 @@ def self_bleu(rows: Sequence[Row]) -> float | None:
     (Zhu et al., arXiv 1802.01886, who compare all samples of a model; across prompts that would measure the prompts).
     sacreBLEU's sentence BLEU with token ids as words, effective order and `SMOOTHING`, divided by 100.
     """
-    bleu = BLEU(tokenize="none", effective_order=True, smooth_method=SMOOTHING)
     prompts = []
     for _, group in groupby(sorted(rows, key=itemgetter("prompt_id")), itemgetter("prompt_id")):
-        texts = [" ".join(map(str, row["token_ids"])) for row in group]
+        texts = tuple(" ".join(map(str, row["token_ids"])) for row in group)
         if len(texts) > 1:
-            others = ((text, texts[:i] + texts[i + 1 :]) for i, text in enumerate(texts))
-            prompts.append(mean([bleu.sentence_score(text, rest).score / 100 for text, rest in others]))
+            prompts.append(_prompt_self_bleu(texts))
     return _mean_or_none(prompts)
+
+
+@lru_cache(maxsize=65536)
+def _prompt_self_bleu(texts: tuple[str, ...]) -> float:
+    """Mean over the repeats of a prompt; the frontier asks again for what the figures have asked for."""
+    bleu = BLEU(tokenize="none", effective_order=True, smooth_method=SMOOTHING)
+    others = ((text, [*texts[:i], *texts[i + 1 :]]) for i, text in enumerate(texts))
+    return mean([bleu.sentence_score(text, rest).score / 100 for text, rest in others])
 
 
 def divergence(rows: Sequence[Row], baseline: Sequence[Row]) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.frontier import GROUP as FRONTIER
 from experiments.quality import NO_JUDGE
 from experiments.report import BASELINE
 from experiments.table_compared import compared_with, comparison_notes, comparison_table
+from experiments.table_frontier import frontier_notes, frontier_tables
 from experiments.table_style import Summary, number, plain_table, readable, share
 
 LEAST_SECONDS = 10.0  # of a block of energy
@@ -26,13 +28,21 @@ def print_table(summary: Summary, console: Console | None = None) -> None:
         console.print(_figures(summary, shown, title))
         if compared := comparison_table(compared_with(summary, baseline, shown), baseline):
             console.print(compared)
-    for note in (*_notes(summary), *comparison_notes(summary, compared_with(summary, baseline, labels))):
+    for table in frontier_tables(summary):
+        console.print(table)
+    notes = (
+        *_notes(summary),
+        *comparison_notes(summary, compared_with(summary, baseline, labels)),
+        *frontier_notes(summary),
+    )
+    for note in notes:
         console.print(note, style="dim", markup=False)
 
 
 def _groups(summary: Summary) -> Iterator[tuple[str, list[str]]]:
-    """Title and labels of each table; what belongs to no group stands in all."""
-    groups = {label: figures["group"] for label, figures in summary["decoders"].items()}
+    """Title and labels of each table; what belongs to no group stands in all. The frontier has tables of its own."""
+    decoders = summary["decoders"].items()
+    groups = {label: figures["group"] for label, figures in decoders if figures["group"] != FRONTIER}
     for group in dict.fromkeys(group for group in groups.values() if group) or [""]:
         shown = [label for label, of_label in groups.items() if of_label in ("", group)]
         yield _title(summary) + (f": {group}" if group else ""), shown
