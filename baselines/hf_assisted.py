@@ -18,15 +18,17 @@ cache is given the prompt but its last token just before its first forward, whic
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from baselines.hf_shared import Ends, Watch, embedding_rows, model_of, prompt_ids, set_apart, settings
+from baselines.hf_shared import Ends, Watch, model_of, prompt_ids, set_apart, settings
 from mtad.decoder import Round, Source, Text, Written
-from mtad.errors import UserError
 from mtad.model import CausalModel
 from mtad.options import at_least
 from mtad.session import Reader
@@ -51,7 +53,8 @@ class HfAssisted:
 
     def run(self, text: Text, target: Reader, draft: Reader) -> Written:
         large, small = model_of(target), model_of(draft)
-        _fits(large, small)
+        if large.lm is small.lm:
+            raise ValueError("assisted generation needs two models")
         ends, known = Ends(text), text.tokens[:-1]
         constant = GenerationConfig(
             num_assistant_tokens=self.gamma,
@@ -60,6 +63,7 @@ class HfAssisted:
         )
         with (
             set_apart(text, {large: GenerationConfig(), small: constant}),
+            _unpadded(large, small),
             Watch(large, known) as checks,
             Watch(small, known) as drafts,
         ):
@@ -90,12 +94,28 @@ def _round(fed: torch.Tensor, tokens: list[int]) -> Round:
     return Round(tuple(tokens), sources, len(draft), accepted, len(draft))
 
 
-def _fits(large: CausalModel, small: CausalModel) -> None:
-    if large.lm is small.lm:
-        raise ValueError("assisted generation needs two models")
-    rows = embedding_rows(large), embedding_rows(small)
-    if rows[0] != rows[1]:
-        raise UserError(
-            f"hf_assisted cannot run this pair: target and draft have {rows[0]} and {rows[1]} rows of embeddings, "
-            f"which transformers takes for two tokenizers"
-        )
+@contextmanager
+def _unpadded(*models: CausalModel) -> Iterator[None]:
+    """Within, logits and configs of the models have the real tokens only.
+
+    Transformers takes models with unequally many rows of embeddings for models with two tokenizers.
+    """
+    configs = [model.lm.config.get_text_config() for model in models]
+    rows = [config.vocab_size for config in configs]
+
+    def cut(vocabulary: int) -> Callable[[Any, Any, Any], None]:
+        def hook(lm: Any, args: Any, output: Any) -> None:
+            output.logits = output.logits[..., :vocabulary]
+
+        return hook
+
+    hooks = [model.lm.register_forward_hook(cut(model.vocabulary)) for model in models]
+    try:
+        for model, config in zip(models, configs, strict=True):
+            config.vocab_size = model.vocabulary
+        yield
+    finally:
+        for config, padded in zip(configs, rows, strict=True):
+            config.vocab_size = padded
+        for hook in hooks:
+            hook.remove()

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baselines.specinfer import each_at_least, verified_tree
+from baselines.specinfer import verified_tree
 from mtad.decoder import Rounds, Text
-from mtad.options import at_least
+from mtad.options import at_least, each_at_least
 from mtad.session import Reader
 
 

@@ -15,6 +15,7 @@ below it, with probability w, and what follows it has the law p. With replacemen
 
 The paper's defaults: chains, binary trees and a fixed sparse tree, without replacement.
 What differs: the tree, here of `branching`, and draws with replacement as an option (our own; the same proof holds).
+Under greedy sampling the target's own path is followed down a tree of the most probable tokens of q, as in SpecInfer.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from baselines.block import restart
+from baselines.specinfer import verified_tree
 from mtad.decoder import Rounds, Source, Text
 from mtad.drafting import Branch, grow
 from mtad.law import Law, inverse_cdf, side_by_side
-from mtad.options import at_least
+from mtad.options import at_least, each_at_least
 from mtad.rounds import close
 from mtad.session import Reader
 from mtad.tree import ROOT, Tree
@@ -48,17 +50,18 @@ class Multipath:
     branching: tuple[int, ...] = (4, 2, 2)
     replacement: bool = False
 
-    joint = False
+    joint = True
     drafts = True
     lossless = True
 
     def __post_init__(self) -> None:
         at_least("gamma", self.gamma, 1)
-        for children in self.branching:
-            at_least("branching", children, 1)
+        each_at_least("branching", self.branching, 1)
 
     def round(self, text: Text, target: Reader, draft: Reader) -> Rounds:
-        rule = Branch(tuple(self.branching), self.replacement)
+        if text.greedy:
+            return (yield from verified_tree(text, target, draft, self.gamma, self.branching, self.replacement))
+        rule = Branch(self.branching, self.replacement)
         drafted = yield from grow(draft, rule, min(self.gamma, text.room - 1), text)
         tree = drafted.tree
         p = yield target.read(tree)

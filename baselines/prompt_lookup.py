@@ -69,7 +69,7 @@ class PromptLookup:
         copied = copied[: next(ends, len(copied))]
         chain = Tree.chain(copied)
         p = yield target.read(chain)
-        return verify(text, chain, p, Law(np.array(copied, dtype=np.int64)[:, None], np.zeros((len(copied), 1))))
+        return verify(text, chain, p, Law.points(copied))
 
     def _copied(self, text: Sequence[int], length: int) -> list[int]:
         """Up to `length` tokens that followed where the end of `text` stood before; none if it is new."""

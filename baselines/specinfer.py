@@ -23,9 +23,9 @@ from functools import partial
 import numpy as np
 
 from mtad.decoder import Round, Rounds, Source, Text
-from mtad.drafting import Branch, Draw, Rule, grow
+from mtad.drafting import Branch, BranchLargest, Rule, grow
 from mtad.law import Law, inverse_cdf, side_by_side
-from mtad.options import at_least
+from mtad.options import at_least, each_at_least
 from mtad.rounds import close
 from mtad.session import Reader
 from mtad.tree import ROOT, Tree
@@ -59,7 +59,7 @@ def verified_tree(
     text: Text, target: Reader, draft: Reader, gamma: int, branching: tuple[int, ...], replacement: bool
 ) -> Rounds:
     """A round that drafts a tree with the given branching, reads it and walks it."""
-    rule: Rule = Largest(branching) if text.greedy else Branch(branching, replacement)
+    rule: Rule = BranchLargest(branching) if text.greedy else Branch(branching, replacement)
     drafted = yield from grow(draft, rule, min(gamma, text.room - 1), text)
     p = yield target.read(drafted.tree)
     return walk(text, drafted.tree, certain(p) if text.greedy else p, drafted.law, replacement)
@@ -109,31 +109,4 @@ def draw(tokens: np.ndarray, weights: np.ndarray, uniform: float) -> int:
 
 def certain(p: Law) -> Law:
     """The law that is sure of the best token of every row of `p`."""
-    best = np.array([[p.best(node)] for node in range(len(p))], dtype=np.int64)
-    return Law(best, np.zeros(best.shape))
-
-
-@dataclass(frozen=True)
-class Largest:
-    """The most probable children of every beam, largest first, equal ones by token id.
-
-    Attributes:
-        branching: how many at depth 1, 2, ...; one at each depth beyond; never more than the support.
-    """
-
-    branching: tuple[int, ...]
-
-    def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]:
-        depth, nodes = tree.depths[beams[0]], list[int]()
-        children = self.branching[depth] if depth < len(self.branching) else 1
-        for beam in beams:
-            tokens, logp = law.row(beam)
-            order = np.argsort(-logp, kind="stable")[:children]
-            nodes += [tree.add(beam, int(token)) for token in tokens[order]]
-        return nodes
-
-
-def each_at_least(name: str, values: tuple[int, ...], least: int) -> None:
-    """Raises UserError unless every entry of `values` is a whole number >= `least`."""
-    for value in values:
-        at_least(f"every entry of {name}", value, least)
+    return Law.points([p.best(node) for node in range(len(p))])

@@ -26,9 +26,9 @@ from typing import Literal
 import numpy as np
 
 from mtad.decoder import Rounds, Text
-from mtad.drafting import Branch, Draw, Rule, grow
+from mtad.drafting import Branch, BranchLargest, Rule, grow
 from mtad.law import Law
-from mtad.options import at_least, one_of
+from mtad.options import at_least, each_at_least, one_of
 from mtad.rounds import close
 from mtad.session import Reader
 from mtad.tree import ROOT, Tree
@@ -63,8 +63,7 @@ class Typical:
 
     def __post_init__(self) -> None:
         at_least("gamma", self.gamma, 1)
-        for children in self.branching:
-            at_least("branching", children, 1)
+        each_at_least("branching", self.branching, 1)
         at_least("epsilon", self.epsilon, 0)
         at_least("delta", self.delta, 0)
         one_of("draft_rule", self.draft_rule, DraftRule)
@@ -72,7 +71,7 @@ class Typical:
 
     def round(self, text: Text, target: Reader, draft: Reader) -> Rounds:
         largest = self.draft_rule == "largest" or text.greedy
-        rule: Rule = Largest(self.branching) if largest else Branch(self.branching)
+        rule: Rule = BranchLargest(self.branching) if largest else Branch(self.branching)
         tree = (yield from grow(draft, rule, min(self.gamma, text.room - 1), text)).tree
         p = yield target.read(tree)
         joint, node = tree.joint(p), ROOT
@@ -91,21 +90,6 @@ class Typical:
             if parent in passing and edges[node] > least[parent]:
                 passing.append(node)
         return passing
-
-
-@dataclass(frozen=True)
-class Largest:
-    """The most probable children of every beam, as many as `branching` says for their depth; ties by token id."""
-
-    branching: tuple[int, ...]
-
-    def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]:
-        depth, nodes = tree.depths[beams[0]], list[int]()
-        children = self.branching[depth] if depth < len(self.branching) else 1
-        for beam in beams:
-            tokens, logp = law.row(beam)
-            nodes += [tree.add(beam, int(tokens[i])) for i in np.argsort(-logp, kind="stable")[:children]]
-        return nodes
 
 
 def entropy(law: Law, node: int) -> float:

@@ -19,10 +19,10 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress(total: int, done: int) -> Iterator[Callable[[str], None]]:
-    """A function to be called after every row, with what was measured."""
+def progress(total: int, done: int, burst: int = 1) -> Iterator[Callable[[str], None]]:
+    """A function to be called after every row, with what was measured; rows come `burst` at a time."""
     if not sys.stderr.isatty():
-        yield _plain(total, done)
+        yield _plain(total, done, burst)
         return
     columns = (
         TextColumn("{task.description:<16}", markup=False),
@@ -37,13 +37,13 @@ def progress(total: int, done: int) -> Iterator[Callable[[str], None]]:
         yield lambda what: bar.update(task, advance=1, description=what)
 
 
-def _plain(total: int, done: int) -> Callable[[str], None]:
+def _plain(total: int, done: int, burst: int) -> Callable[[str], None]:
     started, last, first = monotonic(), monotonic(), done
 
     def advance(what: str) -> None:
         nonlocal done, last
         done += 1
-        if monotonic() - last > PLAIN_SECONDS:
+        if monotonic() - last > PLAIN_SECONDS and (done - first) % burst == 0:
             last = monotonic()
             left = (last - started) / (done - first) * max(total - done, 0)
             say(f"{done} of {total} texts, about {left:.0f} s left")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.acceptance import NO_DRAFT, acceptance
@@ -17,6 +17,7 @@ from experiments.quality import divergence, quality
 BASELINE = "autoregressive"  # compared with whenever it is among the variants, under this label
 # What users would run otherwise: every variant is compared with those of them that are there.
 YARDSTICKS = ("speculative", "hf_generate", "hf_static", "hf_assisted")
+NO_GROUPS: Mapping[str, str] = {}
 DECODE, WHOLE = ("decode",), ("prefill", "decode")
 UNTIMED = "this engine's forwards are not timed one by one"
 NO_GREEDY = "only lossless decoders under greedy sampling, beside autoregressive decoding under the same"
@@ -44,7 +45,7 @@ def summarise(
     """
     energy, groups = energy or Energy([], labels), groups or {}
     by_label = {label: [row for row in rows if row["variant"] == label] for label in labels}
-    pairs = compared(labels, {label for label, group in groups.items() if group == GROUP})
+    pairs = compared(labels, groups)
     decoders = {
         label: {"group": groups.get(label, ""), **_decoder(of_label, rows), "energy": energy.figures(label)}
         for label, of_label in by_label.items()
@@ -75,19 +76,22 @@ def summarise(
     }
 
 
-def compared(labels: Sequence[str], points: Collection[str] = ()) -> list[tuple[str, str]]:
+def compared(labels: Sequence[str], groups: Mapping[str, str] = NO_GROUPS) -> list[tuple[str, str]]:
     """The pairs (variant, reference) that are compared, those with one reference together.
 
     Every variant is compared with the baseline, or else the first reference, and with the yardsticks; the decoder under
-    study with every reference. Points of a frontier are compared with the baseline alone, and nothing with them.
+    study (and its tuned form, which follows it) with every reference. Points of a frontier are compared with the
+    baseline alone, and nothing with them.
     """
-    variants = [label for label in labels if label not in points]
+    variants = [label for label in labels if groups.get(label) != GROUP]
     baseline = BASELINE if BASELINE in labels else labels[:2][-1]
+    group = groups.get(labels[0], "")
+    studied = [labels[0], *(label for label in variants[1:2] if group and groups.get(label, group) not in ("", group))]
     references = dict.fromkeys([*variants[1:], *(label for label in variants if label == BASELINE)])
     return [
         (label, reference)
         for reference in references
-        for label in (labels if reference == baseline else variants if reference in YARDSTICKS else labels[:1])
+        for label in (labels if reference == baseline else variants if reference in YARDSTICKS else studied)
         if label != reference
     ]
 

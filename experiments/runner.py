@@ -103,7 +103,7 @@ def measure(process: Process) -> None:
     bench = process.bench
     process.begin()
     total = len(plan.prompts) * len(plan.cells)
-    with progress(total, total - len(prompts) * len(plan.cells)) as advance:
+    with progress(total, total - len(prompts) * len(plan.cells), burst=len(plan.labels)) as advance:
         for row in bench.rows(prompts):
             folder.samples.append(row)
             advance(row["variant"])

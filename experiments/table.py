@@ -111,6 +111,10 @@ def _notes(summary: Summary) -> Iterator[str]:
             )
         elif left:
             yield f"{label}: all {left['texts']} texts equal the greedy ones"
+    for found in ((summary.get("tuning") or {}).get("decoders") or {}).values():
+        chosen = " ".join(f"{name}={value}" for name, value in found["options"].items())
+        mark = "" if found["admissible"] else "; it loses more than tune.loss, as all of its trials do"
+        yield f"{found['best_each']}: {chosen}, chosen on other prompts{mark}"
     yield from summary["isolation"]
     if summary["machines"] > 1:
         yield f"MIXED: rows of {summary['machines']} machines; tokens/s is a blend, ratios hold within each"

@@ -101,6 +101,26 @@ class Branch:
 
 
 @dataclass(frozen=True)
+class BranchLargest:
+    """The most probable children of every beam, largest first, equal ones by token id; never more than the support.
+
+    Attributes:
+        branching: how many at depth 1, 2, ...; one at each depth beyond.
+    """
+
+    branching: tuple[int, ...]
+
+    def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]:
+        depth, nodes = tree.depths[beams[0]], list[int]()
+        children = self.branching[depth] if depth < len(self.branching) else 1
+        for beam in beams:
+            tokens, logp = law.row(beam)
+            order = np.argsort(-logp, kind="stable")[:children]
+            nodes += [tree.add(beam, int(token)) for token in tokens[order]]
+        return nodes
+
+
+@dataclass(frozen=True)
 class BeamSample:
     """`width` (beam, token) pairs drawn from the normalised joint weights, without replacement unless asked for.
 

@@ -9,6 +9,7 @@ Knows logits and numbers; refuses to know models, texts and decoders.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +33,11 @@ class Law:
     def __init__(self, ids: np.ndarray | None, logp: np.ndarray) -> None:
         self.ids = ids
         self.logp = logp
+
+    @classmethod
+    def points(cls, tokens: Sequence[int]) -> Law:
+        """The law that is sure of one token in each row."""
+        return cls(np.array(tokens, dtype=np.int64)[:, None], np.zeros((len(tokens), 1)))
 
     def __len__(self) -> int:
         return len(self.logp)

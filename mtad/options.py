@@ -17,6 +17,12 @@ def at_least(name: str, value: float, least: float) -> None:
         raise UserError(f"{name} must be a whole number >= {least}, not {value!r}")
 
 
+def each_at_least(name: str, values: tuple[int, ...], least: int) -> None:
+    """Raises UserError unless every entry of `values` is a whole number >= `least`."""
+    for value in values:
+        at_least(f"every entry of {name}", value, least)
+
+
 def one_of(name: str, value: Any, choices: Any) -> None:
     """Raises UserError unless `value` is one of a `Literal`'s values."""
     if value not in get_args(choices):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -65,8 +64,8 @@ def test_a_decoder_without_drafts_has_no_acceptance_rate_and_says_why() -> None:
 
 
 def test_comparisons_are_with_the_baseline_the_yardsticks_and_the_main_decoders_references() -> None:
-    def pairs(*labels: str, points: Sequence[str] = ()) -> set[tuple[str, str]]:
-        found = compared(labels, points)
+    def pairs(*labels: str, **groups: str) -> set[tuple[str, str]]:
+        found = compared(labels, groups)
         assert len(found) == len(set(found))
         return set(found)
 
@@ -74,7 +73,10 @@ def test_comparisons_are_with_the_baseline_the_yardsticks_and_the_main_decoders_
     default = {("m", baseline), (yardstick, baseline), ("m", yardstick), (baseline, yardstick)}
     assert pairs("m", baseline, yardstick) == default
     assert pairs("m", "a", baseline, yardstick) - default == {("a", baseline), ("a", yardstick), ("m", "a")}
-    assert pairs("m", "T=0", baseline, yardstick, points=["T=0"]) - default == {("T=0", baseline)}
+    assert pairs("m", "cold", baseline, yardstick, cold="frontier") - default == {("cold", baseline)}
+    tuned = pairs("m", "best", baseline, "a", m="same gamma", best="best each", a="same gamma")
+    assert tuned >= {("m", "a"), ("best", "a"), ("m", "best")} and ("a", "best") not in tuned
+    assert ("a", "b") not in pairs("m", "a", baseline, "b", a="same gamma", b="best each")
     assert pairs("m", "a", "b") == {("m", "a"), ("b", "a"), ("m", "b")}  # the first reference is the baseline
     assert pairs("m") == set() and pairs(baseline, "a") == {(baseline, "a"), ("a", baseline)}
     summary = summary_of([row(v, p) for v in ("m", baseline, yardstick) for p in "pq"], "m", baseline, yardstick)

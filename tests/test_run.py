@@ -20,7 +20,7 @@ from experiments.groups import load, names
 from experiments.identity import published
 from experiments.plan import prepare
 from experiments.settings import Settings
-from mtad.decoder import RoundDecoder, WholeDecoder
+from mtad.decoder import Engine, RoundDecoder, WholeDecoder
 from mtad.errors import UserError
 from mtad.loading import ModelSpec, content_hash, inspect_pair
 from tests.toy import ROOT, Toy, composed, settings_of, toy_settings
@@ -60,7 +60,7 @@ def test_every_decoder_yaml_composes_builds_and_states_the_defaults_of_its_class
     with composed(f"decoder={name}"):
         config = load("decoder", name)
     decoder = build(name, config)
-    assert isinstance(decoder, RoundDecoder | WholeDecoder)
+    assert isinstance(decoder, RoundDecoder | WholeDecoder | Engine)
     assert decoder == type(decoder)(), "YAML and class disagree on defaults"
     assert settings_of(f"decoder={name}").variants[0].decoder == decoder
 
@@ -89,7 +89,10 @@ def test_references_are_names_mappings_or_all_and_a_copy_of_the_main_decoder_is_
         return [variant.label for variant in settings_of(*overrides).variants]
 
     assert labels("reference=[]") == ["mtad"]
-    assert labels("reference=all") == ["mtad", *(name for name in options("decoder") if name != "mtad")]
+    everything = settings_of("reference=all")
+    absent = {"mtad", *everything.left_out}
+    assert labels("reference=all") == ["mtad", *(name for name in options("decoder") if name not in absent)]
+    assert everything.left_out.keys() <= {"vllm"}
     assert labels("decoder=speculative") == ["speculative", "autoregressive"]
     assert labels("decoder=speculative", "decoder.gamma=8") == ["speculative", "autoregressive", "speculative-defaults"]
     cold = settings_of("reference=[{decoder: mtad, tau: 0.1, sampling: {temperature: 0.7}, label: cold}]").variants[1]
@@ -296,7 +299,7 @@ def test_the_script_ends_in_one_line_and_answers_help(tmp_path: Path) -> None:
     shown, helped = script("--cfg", "job"), script("--help")
     assert shown.returncode == helped.returncode == 0
     assert yaml.safe_load(shown.stdout)["reference"] == ["autoregressive", "speculative"]
-    assert "decoder: autoregressive, beam_search" in helped.stdout and "max_new_tokens: null" in helped.stdout
+    assert "decoder: autoregressive, beam_sample" in helped.stdout and "max_new_tokens: null" in helped.stdout
     assert not list(tmp_path.iterdir())
 
 

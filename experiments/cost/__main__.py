@@ -41,7 +41,7 @@ def study(config: DictConfig) -> None:
     from experiments.progress import say
     from experiments.records import settled
     from experiments.redact import redact
-    from experiments.runner import run
+    from experiments.runner import run, tuned
     from experiments.settings import read_settings
 
     drop_sweep_file()
@@ -49,7 +49,7 @@ def study(config: DictConfig) -> None:
     options = construct("cost", CostOptions, asked)
     with open_dict(config):
         config.pop("cost", None)  # no part of the run
-    settings = read_settings(config)
+    settings = tuned(read_settings(config))
     plan = prepare(settings)
     if options.context is not None:  # before the run, which may take long
         check_room(plan.blueprint.max_positions, options.context, options.nodes)
