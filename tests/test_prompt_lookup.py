@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 
-import baselines.prompt_lookup
 from baselines.autoregressive import Autoregressive
 from baselines.prompt_lookup import PromptLookup
 from mtad.decoder import Round, Rounds, Source, Text
@@ -134,8 +133,8 @@ def test_whole_texts_over_rounds_have_the_targets_law(match: str) -> None:
 
 
 def test_a_law_that_is_not_sure_of_the_copied_token_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    halved = lambda ids, logp: Law(ids, logp + np.log(0.5))  # noqa: E731
-    monkeypatch.setattr(baselines.prompt_lookup, "Law", halved)
+    points = Law.points
+    monkeypatch.setattr(Law, "points", lambda tokens: Law(points(tokens).ids, points(tokens).logp + np.log(0.5)))
     assert error(After(PROMPTS[0]), 3) > 1e-3
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from baselines.autoregressive import Autoregressive
 from baselines.bild import Bild
-from baselines.typical import Largest, Typical, entropy
+from baselines.typical import Typical, entropy
 from mtad.decoder import Decoder, Source, Text
-from mtad.drafting import grow
+from mtad.drafting import BranchLargest, grow
 from mtad.errors import UserError
 from mtad.law import Law, Sampling
 from mtad.luck import Luck
@@ -200,7 +200,7 @@ def test_the_largest_children_come_in_order_of_probability_and_ties_by_token() -
     law = StubModel(4, lambda context: [0.2, 0.3, 0.2, 0.3])
     reader = Reader(Session(law), PURE.warp(True))
     reader.session.open([0])
-    drafting = grow(reader, Largest((3, 2)), 2, Text([0], 9, frozenset(), Luck(0, "p"), False, lambda new: False))
+    drafting = grow(reader, BranchLargest((3, 2)), 2, Text([0], 9, frozenset(), Luck(0, "p"), False, lambda new: False))
     try:
         read = next(drafting)
         while True:

@@ -10,10 +10,11 @@ import pytest
 
 from baselines.autoregressive import Autoregressive
 from baselines.mcss import Mcss
-from baselines.specinfer import Largest, SpecInfer, walk, without
+from baselines.specinfer import SpecInfer, walk, without
 from baselines.spectr import Divisor, SpecTr, accepted_once, optimal_divisor, residual
 from baselines.speculative import Speculative
 from mtad.decoder import Decoder, Source, Text
+from mtad.drafting import BranchLargest
 from mtad.errors import UserError
 from mtad.law import Law, Sampling
 from mtad.luck import Luck
@@ -202,7 +203,7 @@ def test_greedy_trees_hold_the_most_probable_tokens_and_so_catch_a_second_best()
         output = write(decoder, target, draft, limit=9, sampling=Sampling(greedy=True))
         assert set(output.tokens) == {2} and output.rounds[0].accepted == accepted
     tree, law = Tree(), Law(None, np.log([[0.2, 0.3, 0.3, 0.2]]))
-    assert [tree.tokens[node] for node in Largest((3,))(tree, law, [ROOT], lambda index: 0.0)] == [1, 2, 0]
+    assert [tree.tokens[node] for node in BranchLargest((3,))(tree, law, [ROOT], lambda index: 0.0)] == [1, 2, 0]
 
 
 @pytest.mark.parametrize("decoder", [SpecInfer(), Mcss(), SpecTr()])
