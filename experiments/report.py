@@ -105,6 +105,8 @@ def _decoder(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
     proven = sum(row["proof"]["proven"] for row in rows if row["proof"])
     accepted = acceptance(rows)
     return {
+        "kind": rows[0].get("kind"),  # not in rows of the first versions
+        "lossless": rows[0].get("lossless"),
         "prompts": len({row["prompt_id"] for row in rows}),
         "rows": len(rows),
         "tokens": tokens,

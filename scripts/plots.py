@@ -29,7 +29,8 @@ COLOURS = {  # Okabe and Ito's, told apart by colour-blind readers too
     "lossless": "#0072B2",
     "lossy": "#D55E00",
     "other library": "#009E73",
-    "colder autoregressive": "#777777",
+    "autoregressive at other settings": "#777777",
+    "kind not recorded": "#000000",
 }
 
 
@@ -54,8 +55,10 @@ def read(run: Path) -> tuple[str, Summary]:
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        summary = None
+    if not isinstance(summary, dict) or not {"decoders", "comparisons"} <= summary.keys():
         sys.exit(f"error: {file} is no summary of a run; name a folder that holds summary.json, or such a file")
-    if not isinstance(summary, dict) or "comparisons" not in summary or BASELINE not in summary["decoders"]:
+    if BASELINE not in summary["decoders"]:
         sys.exit(f"error: {file} compares nothing with {BASELINE}; measure with reference=[{BASELINE},...]")
     return name, summary
 
@@ -78,7 +81,8 @@ def draw(summary: Summary) -> Figure:
 def panel(
     axes: Axes, summary: Summary, found: Mapping[tuple[str, str], Summary], labels: Sequence[str], metric: str
 ) -> None:
-    """One numbered point for each variant that has both figures, with its intervals where it has them."""
+    """One numbered point for each variant that has both figures, with its intervals; the frontier's sweeps as lines."""
+    sweeps = (summary.get("frontier") or {"points": []})["points"]
     axes.set_xscale("log")
     axes.axvline(1, color="#cccccc", linewidth=0.8, zorder=0)
     axes.axhline(found[labels[0], metric]["null"] if labels else 0, color="#cccccc", linewidth=0.8, zorder=0)
@@ -90,10 +94,14 @@ def panel(
         axes.errorbar(
             x["value"], y["value"], xerr=_reach(x), yerr=_reach(y), color=colour, elinewidth=0.8, alpha=0.6, zorder=1
         )
-        axes.plot(x["value"], y["value"], "o", color=colour, markersize=11, zorder=2)
+        axes.plot(x["value"], y["value"], "o", color=colour, markersize=10, zorder=2)
         axes.annotate(
             str(place), (x["value"], y["value"]), color="white", fontsize=7, ha="center", va="center", zorder=3
         )
+    for knob in dict.fromkeys(point["knob"] for point in sweeps):
+        sweep = [point["variant"] for point in sweeps if point["knob"] == knob]
+        line = [(found[label, "speedup"]["value"], found[label, metric]["value"]) for label in sweep if label in labels]
+        axes.plot(*zip(*line, strict=True), color=COLOURS["autoregressive at other settings"], linewidth=0.8, zorder=0)
     ticks = [tick for tick in (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5) if _within(tick, axes.get_xlim())]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
@@ -109,7 +117,9 @@ def kind(summary: Summary, label: str) -> str:
     """What a reader must know of a variant before he compares it."""
     figures = summary["decoders"][label]
     if figures["group"] == "frontier":
-        return "colder autoregressive"
+        return "autoregressive at other settings"
+    if figures["lossless"] is None:
+        return "kind not recorded"
     if figures["kind"] == "engine":
         return "other library"
     return "lossless" if figures["lossless"] else "lossy"

@@ -29,6 +29,8 @@ def row(variant: str, prompt: str, repeat: int = 0, **changes: Any) -> Row:
         "code": "c",
         "token_ids": [5, 6, 5, 6],
         "decoder": variant,
+        "kind": "session",
+        "lossless": True,
         "sampling": {"greedy": False},
         "finish": "limit",
         "rounds": [
@@ -112,3 +114,14 @@ def fixed(variant: str, distinct: int, logp: float, score: float, prompts: int =
 
 def summary_of(rows: list[Row], *labels: str) -> dict[str, Any]:
     return summarise(rows, "id", "tiny", "toy", labels)
+
+
+def with_frontier() -> dict[str, Any]:
+    """The summary of a lossy decoder `main` beside a sweep of temperatures."""
+    rows = mixture(np.random.default_rng(3), 20)
+    for of_label in rows.values():
+        for r in of_label:
+            r["seconds"] = timed(0.1, 1.0 + 0.01 * len(r["token_ids"]))
+    groups = {label: "frontier" for label in rows if label not in ("main", "autoregressive")}
+    labels = [*rows]
+    return summarise([r for of in rows.values() for r in of], "id", "tiny", "toy", labels, groups=groups)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments.table import print_table
-from tests.made_rows import random_rows, summary_of
+from tests.made_rows import random_rows, summary_of, with_frontier
 
 MANY = [f"decoder_{i}" for i in range(9)]
 
@@ -71,3 +71,33 @@ def test_groups_have_a_table_each_and_both_show_what_belongs_to_none() -> None:
     assert ": same gamma" in first and "decoder_3" in first and "decoder_4" not in first.split("Against")[0]
     figures = second.split("Against")[0]
     assert "decoder_4" in figures and "decoder_3" not in figures and "autoregressive" in figures
+
+
+def test_the_frontier_has_tables_of_its_own_and_its_points_stand_in_no_other() -> None:
+    summary = with_frontier()
+    text = "\n".join(lines_of(summary))
+    figures, rest = text.split("Frontier:")
+    points, distances = rest.split("Distance from the frontier")
+    assert "T=0.5" not in figures and "main" in figures
+    assert [line.split()[-5:-4] for line in points.splitlines() if "T=" in line] == [["T=0"], ["T=0.5"], ["T=1.5"]]
+    (ratio,) = (one for one in summary["frontier"]["distances"] if one["metric"] == "perplexity_ratio")
+    assert f"{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]" in distances
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_distance_that_is_null_is_a_dash_with_its_reason_below() -> None:
+    summary = with_frontier()
+    for found in summary["frontier"]["distances"]:
+        found |= {"value": None, "low": None, "high": None, "p": None, "reason": "less diverse than every point"}
+    lines = lines_of(summary)
+    (row,) = (line.split() for line in lines if "main" in line and "distinct-2" in line)
+    assert row[:2] == ["main", "distinct-2"] and row[-2:] == ["-", "-"]
+    assert "frontier: main: less diverse than every point" in lines
+
+
+def test_a_tuned_decoder_is_named_with_its_options_under_the_table() -> None:
+    summary = many()
+    options = {"gamma": 6, "tau": 0.3}
+    summary["tuning"] = {"decoders": {"mtad": {"options": options, "best_each": "mtad-best", "admissible": False}}}
+    text = " ".join(lines_of(summary))
+    assert "mtad-best: gamma=6 tau=0.3, chosen on other prompts; it loses more than tune.loss" in text
