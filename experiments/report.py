@@ -107,6 +107,7 @@ def _decoder(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "kind": rows[0].get("kind"),  # not in rows of the first versions
         "lossless": rows[0].get("lossless"),
+        **figure("compiled", _compiled(rows[0]), "it is no decoder that might compile its forward"),
         "prompts": len({row["prompt_id"] for row in rows}),
         "rows": len(rows),
         "tokens": tokens,
@@ -126,6 +127,13 @@ def _decoder(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
         **figure("proven_share", ratio(proven, blocks), "proves nothing"),
         **_divergence(rows, all_rows),
     }
+
+
+def _compiled(row: Row) -> bool | None:
+    """Whether an engine compiled its forward; its first round says so."""
+    first = next(iter(row["rounds"]), {})
+    compiled: bool | None = first.get("notes", {}).get("compiled")
+    return compiled
 
 
 def _time(rows: Sequence[Row], tokens: int, rounds: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from experiments.energy import MeterSettings
 from experiments.frontier import FrontierSettings
 from experiments.knobs import TuneSettings
 from experiments.task import Task
-from experiments.variants import Variant, make_variants
+from experiments.variants import ALL, Variant, listed, make_variants
 from mtad.errors import UserError, first_line
 from mtad.loading import ModelSpec, find_folder
 
@@ -128,7 +128,7 @@ def read_settings(composed: DictConfig) -> Settings:
 
 def _left_out(reference: object, variants: Sequence[Variant]) -> dict[str, str]:
     """Why decoders that reference=all would name are not among the variants."""
-    if reference != "all":
+    if ALL not in listed(reference):
         return {}
     absent = set(groups.names("decoder")) - {variant.name for variant in variants}
     return {name: reason for name in sorted(absent) if (reason := missing(groups.load("decoder", name)))}

@@ -100,6 +100,8 @@ def _notes(summary: Summary) -> Iterator[str]:
             yield "judge's ppl.: retokenised, per token of the judge's own vocabulary"
     yield from _energy_notes([row["energy"] for row in figures])
     for label, row in summary["decoders"].items():
+        if row["compiled"] is False:
+            yield f"{label}: its forward is not compiled on this device, unless decoder.compile=on"
         if row["proven_share"] is not None:
             yield f"{label}: {row['proven_share']:.1%} of the blocks proven to be the most probable ones"
         left = row["divergence"]

@@ -15,6 +15,7 @@ from mtad.decoder import Decoder, Engine, RoundDecoder, WholeDecoder
 from mtad.errors import UserError
 from mtad.law import Sampling
 
+ALL = "all"  # an entry of `reference` that stands for every decoder
 RESERVED = ("decoder", "sampling", "label")
 NO_FRONTIER = FrontierSettings()
 
@@ -92,14 +93,23 @@ def frontier_variants(settings: FrontierSettings, sampling: Mapping[str, Any]) -
     return [start, *(point for point in points if point.sampling != start.sampling)] if points else []
 
 
-def _entries(reference: object, main: str) -> Sequence[object]:
-    if reference == "all":
-        return [name for name in groups.names("decoder") if name != main and not missing(groups.load("decoder", name))]
+def _entries(reference: object, main: str) -> list[object]:
+    entries = listed(reference)
+    return [one for entry in entries for one in (_all_but(main) if entry == ALL else [entry])]
+
+
+def listed(reference: object) -> Sequence[object]:
+    """The entries of the key `reference`, which may be a single one. Raises UserError."""
     if isinstance(reference, str | Mapping):
         return [reference]
     if isinstance(reference, Sequence):
         return reference
     raise UserError(f"reference must be a list of decoders, or all, not {reference!r}")
+
+
+def _all_but(main: str) -> list[str]:
+    """Every decoder of conf/decoder that can run here."""
+    return [name for name in groups.names("decoder") if name != main and not missing(groups.load("decoder", name))]
 
 
 def _reference(entry: object, sampling: Mapping[str, Any]) -> Variant:
