@@ -131,9 +131,8 @@ def _decoder(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
 
 def _compiled(row: Row) -> bool | None:
     """Whether an engine compiled its forward; its first round says so."""
-    first = next(iter(row["rounds"]), {})
-    compiled: bool | None = first.get("notes", {}).get("compiled")
-    return compiled
+    notes: Mapping[str, bool] = row["rounds"][0].get("notes", {}) if row["rounds"] else {}
+    return notes.get("compiled")
 
 
 def _time(rows: Sequence[Row], tokens: int, rounds: int) -> dict[str, Any]:
