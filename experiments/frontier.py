@@ -40,7 +40,7 @@ GROUP = "frontier"  # of the variants that are measured for it
 KNOBS = ("temperature", "top_p")
 COMPARED = ("perplexity_ratio", "score_difference")
 ROUNDING = 1e-9  # of sums of diversity
-NOT_ASKED = "no frontier was asked for (frontier.temperature, frontier.top_p)"
+NO_SWEEP = "autoregressive decoding was measured at one setting only (frontier.temperature and frontier.top_p add some)"
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,14 @@ class FrontierSettings:
     def samplings(self, base: Sampling) -> dict[str, Sampling]:
         """The samplings to be measured, by their labels."""
         drawn = replace(base, greedy=False)
-        colder = {f"T={t:g}": replace(drawn, temperature=float(t)) for t in self.temperature if t}
+        colder = {f"T={_plain(t)}": replace(drawn, temperature=float(t)) for t in self.temperature if t}
         greedy = {"T=0": replace(base, greedy=True)} if 0 in self.temperature else {}
-        return {**greedy, **colder, **{f"top-p={p:g}": replace(drawn, top_p=float(p)) for p in self.top_p}}
+        return {**greedy, **colder, **{f"top-p={_plain(p)}": replace(drawn, top_p=float(p)) for p in self.top_p}}
+
+
+def _plain(number: float) -> str:
+    """All of its digits, a whole number without a point: two settings never share a label."""
+    return str(int(number)) if number == int(number) else str(number)
 
 
 class Point(NamedTuple):
@@ -118,7 +123,6 @@ SELF_BLEU = Diversity("self_bleu", "self-BLEU", _self_bleu, -1, ONE_TEXT)
 def frontier(
     rows: Mapping[str, Sequence[Row]],
     figures: Mapping[str, Mapping[str, Any]],
-    groups: Mapping[str, str],
     margin: float | None,
 ) -> dict[str, Any]:
     """`frontier` of the summary, or None and the reason.
@@ -126,7 +130,6 @@ def frontier(
     Args:
         rows: of every variant, the decoder under study first; its sampling is the one that the sweeps start from.
         figures: of every variant, as in the summary.
-        groups: of variants, by label.
         margin: what still counts as no loss.
 
     Returns:
@@ -135,9 +138,9 @@ def frontier(
         `at` (the decoder's diversity) and `between` (the settings whose mixture it is compared with). Holm's correction
         is over all distances.
     """
-    if GROUP not in groups.values():
-        return {"frontier": None, "frontier_reason": NOT_ASKED}
     points = _points({label: found[0] for label, found in rows.items()})
+    if not points:
+        return {"frontier": None, "frontier_reason": NO_SWEEP}
     lossy = [label for label, found in rows.items() if not found[0].get("lossless", True)]
     repeated = any(row["repeat"] > 0 for found in rows.values() for row in found)
     measures = (DISTINCT_2, SELF_BLEU) if repeated else (DISTINCT_2,)
@@ -201,7 +204,10 @@ class Mixtures(NamedTuple):
         a, b = excess[..., one], excess[..., other]
         share = np.divide(b, b - a, out=np.full(a.shape, 0.5), where=a != b)[..., None]
         mixed = share * self.value[..., one, :] + (1 - share) * self.value[..., other, :]
-        return np.where(a * b <= 0, mixed[..., 0] / mixed[..., 1], -np.inf)
+        alone = self.value[..., 0] / self.value[..., 1]
+        both = (a == 0) & (b == 0)  # then every share has that diversity, and the best is the better point itself
+        found = np.where(both, np.maximum(alone[..., one], alone[..., other]), mixed[..., 0] / mixed[..., 1])
+        return np.where(a * b <= 0, found, -np.inf)
 
     def nearest(self, diversity: np.ndarray) -> np.ndarray:
         """The point whose diversity is nearest to that one, [...]."""

@@ -72,7 +72,7 @@ def summarise(
         if margin is None
         else all(process.get("noninferiority_margin") == margin for process in wrote),
         "comparisons": correct_together([*compare_all(rows, pairs), *energy.compare(pairs)], margin),
-        **frontier(by_label, decoders, groups, margin),
+        **frontier(by_label, decoders, margin),
     }
 
 

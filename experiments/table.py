@@ -11,8 +11,8 @@ from rich.table import Table
 from experiments.frontier import GROUP as FRONTIER
 from experiments.quality import NO_JUDGE
 from experiments.report import BASELINE
-from experiments.table_compared import compared_with, comparison_notes, comparison_table
-from experiments.table_frontier import frontier_notes, frontier_tables
+from experiments.table_compared import compared_with, comparison_notes, comparison_table, mark_notes, shown_of
+from experiments.table_frontier import distances, frontier_notes, frontier_tables
 from experiments.table_style import Summary, number, plain_table, readable, share
 
 LEAST_SECONDS = 10.0  # of a block of energy
@@ -30,10 +30,12 @@ def print_table(summary: Summary, console: Console | None = None) -> None:
             console.print(compared)
     for table in frontier_tables(summary):
         console.print(table)
+    with_baseline, away = compared_with(summary, baseline, labels), distances(summary)
     notes = (
         *_notes(summary),
-        *comparison_notes(summary, compared_with(summary, baseline, labels)),
-        *frontier_notes(summary),
+        *mark_notes(summary, [*shown_of(with_baseline), *away]),
+        *comparison_notes(with_baseline),
+        *frontier_notes(away),
     )
     for note in notes:
         console.print(note, style="dim", markup=False)
@@ -101,7 +103,7 @@ def _notes(summary: Summary) -> Iterator[str]:
     yield from _energy_notes([row["energy"] for row in figures])
     for label, row in summary["decoders"].items():
         if row["compiled"] is False:
-            yield f"{label}: its forward is not compiled on this device, unless decoder.compile=on"
+            yield f"{label}: not compiled on this device; a reference {{decoder: hf_static, compile: on}} would be"
         if row["proven_share"] is not None:
             yield f"{label}: {row['proven_share']:.1%} of the blocks proven to be the most probable ones"
         left = row["divergence"]

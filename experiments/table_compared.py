@@ -72,37 +72,51 @@ def _wide(shown: Sequence[Summary], metrics: Sequence[str], baseline: str) -> Ta
 
 
 def interval(found: Summary, digits: int = 3) -> str:
-    """A value and its interval; for the marks see `comparison_notes`."""
+    """A value and its interval; for the marks see `mark_notes`."""
     sign = "+" if found["null"] == 0 else ""
     if found["null"] == 0 or found["metric"] == "speedup":
         digits = 2
     value = f"{found['value']:{sign}.{digits}f}"
     if found["low"] is None:
         return f"{value} [-]"
-    lost = found.get("p_holm") is not None and found["p"] < LEVEL <= found["p_holm"]
-    mark = ("*" if _open(found) else "") + ("°" if lost else "") + ("=" if found.get("no_loss") else "")
+    mark = ("*" if _open(found) else "") + ("°" if _lost(found) else "") + ("=" if found["no_loss"] else "")
     return f"{value} [{found['low']:{sign}.{digits}f}, {found['high']:{sign}.{digits}f}]{mark}"
 
 
-def comparison_notes(summary: Summary, compared: Sequence[Summary]) -> Iterator[str]:
-    """What the table of comparisons leaves open."""
-    shown = [found for found in compared if found["metric"] in METRICS]
+def mark_notes(summary: Summary, shown: Sequence[Summary]) -> Iterator[str]:
+    """What the marks at values and intervals mean, as far as they occur."""
     if any(map(_open, shown)):
         yield "*: the interval contains 1, or 0 for a difference: not shown to differ"
+    if any(map(_lost, shown)):
+        yield f"°: does not hold at {LEVEL} after Holm's correction"
     if any(found["no_loss"] for found in shown):
         margin, before = summary["noninferiority_margin"], summary["margin_stated_before"]
         yield f"=: no loss beyond the margin of {margin:g}" + (
             "" if before else ", which was NOT stated before measuring"
         )
     yield from sorted({f"[-]: {found['reason']}" for found in shown if found["value"] is not None and found["reason"]})
+
+
+def comparison_notes(compared: Sequence[Summary]) -> Iterator[str]:
+    """What the table of comparisons leaves open."""
     tested = [found for found in compared if found["p"] is not None]
     if tested:
-        lost = sum(found["p"] < LEVEL <= found["p_holm"] for found in tested)
+        lost = sum(map(_lost, tested))
         yield (
             f"p: corrected by Holm for the {len(tested)} comparisons with {tested[0]['reference']}"
-            + (f", after which {lost} no longer hold at {LEVEL} (°)" if lost else "")
+            + (f", after which {lost} no longer hold at {LEVEL}" if lost else "")
             + "; detectable: by one test alone, before that correction, with a power of 80 %"
         )
+
+
+def shown_of(compared: Sequence[Summary]) -> list[Summary]:
+    """Those that the table has a place for."""
+    return [found for found in compared if found["metric"] in METRICS]
+
+
+def _lost(found: Summary) -> bool:
+    """Whether the correction takes it back."""
+    return found["p"] is not None and found["p_holm"] is not None and bool(found["p"] < LEVEL <= found["p_holm"])
 
 
 def _open(found: Summary) -> bool:

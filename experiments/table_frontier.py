@@ -23,17 +23,21 @@ def frontier_tables(summary: Summary) -> Iterator[Table]:
         yield _distances(frontier["distances"])
 
 
-def frontier_notes(summary: Summary) -> Iterator[str]:
+def distances(summary: Summary) -> list[Summary]:
+    """The distances of a run; none without a frontier."""
+    return list((summary.get("frontier") or {"distances": []})["distances"])
+
+
+def frontier_notes(found: Sequence[Summary]) -> Iterator[str]:
     """What these tables leave open."""
-    if not summary.get("frontier"):
-        return
-    distances = summary["frontier"]["distances"]
-    yield from (f"frontier: {label}: {reason}" for label, reason in _reasons(distances))
-    tested = sum(found["p"] is not None for found in distances)
-    yield (
-        f"frontier: mixtures of neighbouring settings, nothing extrapolated; p of its {tested} distances corrected by "
-        f"Holm together"
-    )
+    absent = [(one["decoder"], one["reason"]) for one in found if one["value"] is None and one["reason"]]
+    yield from (f"frontier: {label}: {reason}" for label, reason in dict.fromkeys(absent))
+    if found:
+        tested = sum(one["p"] is not None for one in found)
+        yield (
+            f"frontier: mixtures of neighbouring settings, nothing extrapolated; p of its {tested} distances corrected "
+            f"by Holm together"
+        )
 
 
 def _points(points: Sequence[Summary]) -> Table:
@@ -71,10 +75,3 @@ def _distances(distances: Sequence[Summary]) -> Table:
         )
         shown = label
     return table
-
-
-def _reasons(distances: Sequence[Summary]) -> Iterator[tuple[str, str]]:
-    """Decoder and reason of every distance that is null, each once."""
-    yield from dict.fromkeys(
-        (found["decoder"], found["reason"]) for found in distances if found["value"] is None and found["reason"]
-    )

@@ -40,12 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or a summary file")
     parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="where the pictures go (default: .)")
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    for run in options.runs:
-        name, summary = read(run)
-        picture = options.out / f"{name}-quality-speed.png"
-        draw(summary).savefig(picture, dpi=150)
-        print(picture)
+    drawn = [(name, draw(summary)) for name, summary in map(read, options.runs)]
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name, figure in drawn:
+            picture = options.out / f"{name}-quality-speed.png"
+            figure.savefig(picture, dpi=150)
+            print(picture)
+    except OSError as error:
+        sys.exit(f"error: cannot write to {options.out}: {error.strerror}")
 
 
 def read(run: Path) -> tuple[str, Summary]:
@@ -56,8 +59,10 @@ def read(run: Path) -> tuple[str, Summary]:
         summary = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         summary = None
-    if not isinstance(summary, dict) or not {"decoders", "comparisons"} <= summary.keys():
+    if not isinstance(summary, dict) or not {"model", "task", "decoders", "comparisons"} <= summary.keys():
         sys.exit(f"error: {file} is no summary of a run; name a folder that holds summary.json, or such a file")
+    if any("lossless" not in figures for figures in summary["decoders"].values()):
+        sys.exit(f"error: {file} is of an older version; the command of that run, given again, writes it anew")
     if BASELINE not in summary["decoders"]:
         sys.exit(f"error: {file} compares nothing with {BASELINE}; measure with reference=[{BASELINE},...]")
     return name, summary
@@ -85,7 +90,8 @@ def panel(
     sweeps = (summary.get("frontier") or {"points": []})["points"]
     axes.set_xscale("log")
     axes.axvline(1, color="#cccccc", linewidth=0.8, zorder=0)
-    axes.axhline(found[labels[0], metric]["null"] if labels else 0, color="#cccccc", linewidth=0.8, zorder=0)
+    null = found[labels[0], metric]["null"] if labels else 0
+    axes.axhline(null, color="#cccccc", linewidth=0.8, zorder=0)
     for place, label in enumerate(labels, start=1):
         x, y = found[label, "speedup"], found[label, metric]
         if y["value"] is None:
@@ -100,9 +106,13 @@ def panel(
         )
     for knob in dict.fromkeys(point["knob"] for point in sweeps):
         sweep = [point["variant"] for point in sweeps if point["knob"] == knob]
-        line = [(found[label, "speedup"]["value"], found[label, metric]["value"]) for label in sweep if label in labels]
+        line = [
+            (1, null) if label == BASELINE else (found[label, "speedup"]["value"], found[label, metric]["value"])
+            for label in sweep
+            if label in (*labels, BASELINE)
+        ]
         axes.plot(*zip(*line, strict=True), color=COLOURS["autoregressive at other settings"], linewidth=0.8, zorder=0)
-    ticks = [tick for tick in (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5) if _within(tick, axes.get_xlim())]
+    ticks = [tick for tick in (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20) if _within(tick, axes.get_xlim())]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
 

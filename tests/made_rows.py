@@ -31,7 +31,7 @@ def row(variant: str, prompt: str, repeat: int = 0, **changes: Any) -> Row:
         "decoder": variant,
         "kind": "session",
         "lossless": True,
-        "sampling": {"greedy": False},
+        "sampling": sampling(),
         "finish": "limit",
         "rounds": [
             {"tokens": 3, "drafted": 3, "accepted": 2, "nodes": 3},

@@ -34,10 +34,9 @@ def variants_of(settings: FrontierSettings, reference: object, *overrides: str) 
 
 
 def found_in(rows: Mapping[str, Sequence[Row]], margin: float | None = None) -> dict[str, Any]:
-    """The frontier of these rows; every variant but the plain one and the lossy ones is a point."""
-    groups = {label: "" if label in ("autoregressive", "main", "other") else GROUP for label in rows}
+    """The frontier of these rows."""
     figures = {label: {**quality(of), "score": {"value": of[0]["score"]}} for label, of in rows.items()}
-    found = frontier(rows, figures, groups, margin)["frontier"]
+    found = frontier(rows, figures, margin)["frontier"]
     assert isinstance(found, dict)
     return found
 
@@ -116,7 +115,7 @@ def test_the_experiment_sweeps_both_knobs_beside_every_lossy_decoder() -> None:
 def test_without_a_sweep_there_is_no_frontier_and_the_summary_says_so() -> None:
     rows = [row(v, p, sampling=sampling()) for v in ("a", "autoregressive") for p in "pq"]
     summary = summarise(rows, "id", "tiny", "toy", ["a", "autoregressive"])
-    assert summary["frontier"] is None and "no frontier was asked for" in summary["frontier_reason"]
+    assert summary["frontier"] is None and "one setting only" in summary["frontier_reason"]
 
 
 def test_points_stand_in_their_knobs_order_and_greedy_ends_both_sweeps() -> None:
@@ -316,3 +315,25 @@ def test_a_decoder_as_little_diverse_as_greedy_sampling_is_at_the_end_and_not_be
     for measure in ("distinct_2", "self_bleu"):
         one = distance(found, "perplexity_ratio", diversity=measure)
         assert one["value"] == pytest.approx(1) and one["between"] == ["T=0", "autoregressive"]
+
+
+def test_of_neighbours_with_the_very_diversity_of_the_decoder_the_better_one_counts() -> None:
+    rows = {
+        "main": fixed("main", 13, -0.5, 0.8, lossless=False, sampling=sampling()),
+        "autoregressive": fixed("autoregressive", 13, -2.0, 0.2, **swept(1.0)),
+        "T=0.5": fixed("T=0.5", 13, -0.5, 0.8, **swept(0.5)),
+    }
+    found = found_in(rows)
+    assert distance(found, "perplexity_ratio")["value"] == pytest.approx(1)
+    assert distance(found, "score_difference")["value"] == pytest.approx(0)
+
+
+def test_close_settings_have_labels_of_their_own() -> None:
+    assert len(FrontierSettings((0.5, 0.5000001), (1, 0.9999999)).samplings(Sampling())) == 4
+
+
+def test_a_sweep_that_the_references_make_is_a_frontier_too() -> None:
+    rows = [*fixed("main", 9, -1.0, 0.5, lossless=False, sampling=sampling())]
+    rows += fixed("autoregressive", 8, -1.5, 0.4, **swept(1.0)) + fixed("cold", 10, -0.5, 0.6, **swept(0.5))
+    summary = summarise(rows, "id", "tiny", "toy", ["main", "autoregressive", "cold"])
+    assert [point["variant"] for point in summary["frontier"]["points"]] == ["cold", "autoregressive"]

@@ -54,9 +54,10 @@ def test_a_sweep_is_a_line_through_its_points_in_the_knobs_order() -> None:
     found = {(one["decoder"], one["metric"]): one["value"] for one in made["comparisons"]}
     axes = draw(made).axes[0]
     lines = [line for line in axes.lines if line.get_marker() == "None" and len(line.get_xdata()) > 2]
-    order = [point["variant"] for point in made["frontier"]["points"] if point["variant"] != "autoregressive"]
-    assert order == ["T=0", "T=0.5", "T=1.5"]
-    assert [list(line.get_ydata()) for line in lines] == [[found[label, "perplexity_ratio"] for label in order]]
+    order = [point["variant"] for point in made["frontier"]["points"]]
+    assert order == ["T=0", "T=0.5", "autoregressive", "T=1.5"]
+    values = [1 if label == "autoregressive" else found[label, "perplexity_ratio"] for label in order]
+    assert [list(line.get_ydata()) for line in lines] == [values]
 
 
 def test_a_run_and_a_summary_file_are_drawn_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +71,7 @@ def test_a_run_and_a_summary_file_are_drawn_to_files(tmp_path: Path, capsys: pyt
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"comparisons": []}'])
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"comparisons":[],"decoders":{"autoregressive":{}}}'])
 def test_what_is_no_summary_is_named_in_one_line(content: str | None, tmp_path: Path) -> None:
     file = tmp_path / "summary.json"
     if content is not None:
@@ -84,3 +85,14 @@ def test_a_run_without_the_baseline_is_named_in_one_line(tmp_path: Path) -> None
     file.write_text(json.dumps(summary_of(random_rows(6, 1), "fast", "slow")), encoding="utf-8")
     with pytest.raises(SystemExit, match="compares nothing with autoregressive"):
         main([str(file), "--out", str(tmp_path)])
+
+
+def test_a_summary_of_an_older_version_and_a_place_that_is_no_folder_are_named_in_one_line(tmp_path: Path) -> None:
+    made, file = summary(), tmp_path / "summary.json"
+    file.write_text(json.dumps(made), encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"^error: cannot write to [^\n]*$"):
+        main([str(tmp_path), "--out", str(file)])
+    del made["decoders"]["mtad"]["lossless"]
+    file.write_text(json.dumps(made), encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"^error: [^\n]*older version[^\n]*$"):
+        main([str(tmp_path), "--out", str(tmp_path)])

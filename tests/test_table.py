@@ -59,7 +59,7 @@ def test_what_the_correction_takes_back_is_marked_at_the_value() -> None:
         found |= {"p": 0.03, "p_holm": 0.06 if mine else 0.04}
     lines = lines_of(summary)
     marked = [line for line in lines if "°" in line]
-    assert len(marked) == 2 and marked[0].split()[0] == "decoder_3" and "(°)" in marked[1]
+    assert len(marked) == 2 and marked[0].split()[0] == "decoder_3" and marked[1].startswith("°: does not hold")
 
 
 def test_groups_have_a_table_each_and_both_show_what_belongs_to_none() -> None:
@@ -101,3 +101,17 @@ def test_a_tuned_decoder_is_named_with_its_options_under_the_table() -> None:
     summary["tuning"] = {"decoders": {"mtad": {"options": options, "best_each": "mtad-best", "admissible": False}}}
     text = " ".join(lines_of(summary))
     assert "mtad-best: gamma=6 tau=0.3, chosen on other prompts; it loses more than tune.loss" in text
+
+
+def test_marks_of_distances_alone_are_explained_too() -> None:
+    summary = with_frontier()
+    for found in summary["comparisons"]:
+        found |= {"low": 2.0, "high": 3.0, "p": 0.001, "p_holm": 0.001, "reason": None}
+    for found in summary["frontier"]["distances"]:
+        found |= {"value": 1.0, "low": 0.9, "high": 1.1, "null": 1, "p": 0.03, "p_holm": 0.2, "reason": None}
+    lines = lines_of(summary)
+    assert any(line.startswith("*: the interval") for line in lines)
+    assert any(line.startswith("°: does not hold") for line in lines)
+    for found in summary["frontier"]["distances"]:
+        found |= {"low": None, "high": None, "p": None, "p_holm": None, "reason": "no interval: few"}
+    assert "[-]: no interval: few" in lines_of(summary)
