@@ -6,7 +6,7 @@ Done here rather than by `hydra.utils.instantiate`, so that a wrong key or value
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -38,9 +38,10 @@ def missing(config: Mapping[str, Any]) -> str | None:
 
 
 def construct(what: str, kind: Any, options: Mapping[str, Any]) -> Any:
-    """An instance of the dataclass `kind`. Raises UserError for an unknown key and a value of the wrong type."""
+    """An instance of the dataclass `kind`. Raises UserError for an unknown or absent key and a wrong type of value."""
     hints = get_type_hints(kind)
-    known = [field.name for field in fields(kind) if field.init]
+    settable = [field for field in fields(kind) if field.init]
+    known = [field.name for field in settable]
     values = dict(_mapping(what, options))
     for key, value in values.items():
         if key not in known:
@@ -50,6 +51,9 @@ def construct(what: str, kind: Any, options: Mapping[str, Any]) -> Any:
             values[key] = float(value)  # tau=1 and tau=1.0 are one option, and one run
         if get_origin(hints[key]) is tuple:
             values[key] = tuple(value)
+    needed = [field.name for field in settable if field.default is MISSING and field.default_factory is MISSING]
+    if absent := [name for name in needed if name not in values]:
+        raise UserError(f"{what} lacks {', '.join(absent)}, which cannot be left out")
     try:
         return kind(**values)
     except UserError as error:

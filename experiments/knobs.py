@@ -6,6 +6,7 @@ Knows variants and the options of decoders; refuses to know how trials are measu
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -35,7 +36,7 @@ class TuneSettings:
         trials: of each decoder; the first of them has its options as they were asked for.
         prompts: that trials write to, the last ones of the task.
         gamma: draft length of every decoder that has one, in the table "same gamma".
-        loss: how much a lossy decoder may lose and still be taken (see `experiments.tune.RULE`).
+        loss: above which a loss, where the prompts show it, rules a lossy trial out (see `experiments.tune.RULE`).
         knobs: option -> values, for every decoder that has the option; or decoder -> option -> values, which then are
             all the knobs of that decoder.
     """
@@ -132,7 +133,7 @@ def _possible(variant: Variant, knobs: Knobs) -> tuple[list[Decoder], int]:
             check_type(f"knobs: {name} of {variant.name}", value, hints[name])
     made: dict[Decoder, None] = {}
     works: set[tuple[str, int]] = set()  # option and place of its value
-    errors: dict[tuple[str, int], UserError] = {}
+    errors: dict[tuple[str, int], str] = {}
     refused = 0
     for places in product(*(range(len(values)) for values in knobs.values())):
         chosen = list(zip(knobs, places, strict=True))
@@ -140,13 +141,19 @@ def _possible(variant: Variant, knobs: Knobs) -> tuple[list[Decoder], int]:
             made[with_options(variant, {name: knobs[name][place] for name, place in chosen})] = None
         except UserError as error:
             refused += 1
-            errors.update(dict.fromkeys(chosen, error))
+            errors.update(dict.fromkeys(chosen, str(error)))
         else:
             works.update(chosen)
-    for name, place in errors.keys() - works:
-        why = errors[name, place]
-        raise UserError(f"knobs: {name}={knobs[name][place]} is possible in no combination: {why}")
+    if never := [value for value in errors if value not in works]:
+        named = [value for value in never if _names(value[0], errors[value], variant)]
+        name, place = (named or never)[0]  # beside a wrong value, right ones may be possible nowhere either
+        raise UserError(f"knobs: {name}={knobs[name][place]} is possible in no combination: {errors[name, place]}")
     return list(made), refused
+
+
+def _names(option: str, error: str, variant: Variant) -> bool:
+    """Whether an error is about this option; a decoder may have the name of one."""
+    return re.search(rf"\b{option}\b", error.removeprefix(f"decoder {variant.name}: ")) is not None
 
 
 def with_options(variant: Variant, options: Mapping[str, Any]) -> Decoder:

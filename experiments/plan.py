@@ -61,6 +61,11 @@ class Plan:
         return Limits(max_new_tokens, self.blueprint.eos, settings.task.stop, settings.ignore_eos)
 
 
+def changed(settings: Settings, **options: Any) -> Settings:
+    """The settings with some changed, in `config` as well: config.yaml states what is done."""
+    return replace(settings, **options, config={**settings.config, **options})
+
+
 def split(settings: Settings, held: int) -> tuple[Settings, Settings]:
     """The run, and one on the last `held` prompts of the task, which the run leaves out. Raises UserError.
 
@@ -73,9 +78,7 @@ def split(settings: Settings, held: int) -> tuple[Settings, Settings]:
         raise UserError(
             f"task {settings.task_name} has {size} prompts, too few for {wanted} and another {held} for tuning"
         )
-    last = {"skip": first, "limit": held}
-    apart = replace(settings, **last, config={**settings.config, **last})  # type: ignore[arg-type]
-    return replace(settings, limit=settings.limit or first), apart
+    return changed(settings, limit=settings.limit or first), changed(settings, skip=first, limit=held)
 
 
 def prepare(settings: Settings) -> Plan:

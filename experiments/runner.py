@@ -20,7 +20,7 @@ from experiments.identity import published
 from experiments.isolation import disturbances
 from experiments.journal import Row
 from experiments.judge import load_judge
-from experiments.plan import Plan, prepare, split
+from experiments.plan import Plan, changed, prepare, split
 from experiments.process import Process
 from experiments.progress import progress, say
 from experiments.records import settled, stable_hash
@@ -62,23 +62,22 @@ def tuned(settings: Settings) -> Settings:
     Process(first)  # what is wrong with the run itself is said before hours of tuning
     plan = prepare(
         replace(
-            apart,
+            changed(apart, repeats=1, energy=False, judge=None, noninferiority_margin=None),
             name=f"{settings.name}-tuning",
             variants=trial_variants(searches),
-            repeats=1,
-            energy=False,
-            judge=None,
-            noninferiority_margin=None,
         )
     )
     _check_apart(first, plan)
     with plan.folder.locked():
         process = Process(plan)
         measure(process)
-        choices = choose(searches, compacted(process), tune.loss)
+        rows = compacted(process)
+        _check_code(plan, rows)  # times of other code would choose for this one
+        choices = choose(searches, rows, tune.loss)
+        processes = plan.folder.read_json("environment.json").get("processes", [])
     for choice in choices:
         say(str(choice))
-    found = record(tune, settings.variants, choices, list(plan.encoded), f"{plan.settings.name}/{plan.id}")
+    found = record(tune, settings.variants, choices, rows, processes, f"{plan.settings.name}/{plan.id}")
     return replace(test, variants=tuned_variants(tune, settings.variants, choices), tuning=published(found))
 
 
@@ -207,7 +206,8 @@ def report(process: Process) -> dict[str, object]:
         Energy(_energy_records(process), plan.labels, process.no_energy or "not measured"),
         {variant.label: variant.group for variant in settings.variants},
     )
-    summary |= {"weights": plan.weights, "left_out": settings.left_out, "tuning": settings.tuning}
+    tuning = settings.tuning or folder.read_json("summary.json").get("tuning")  # asked for plainly, but tuned before
+    summary |= {"weights": plan.weights, "left_out": settings.left_out, "tuning": tuning}
     folder.write_json("summary.json", summary)
     return summary
 

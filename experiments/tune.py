@@ -2,7 +2,8 @@
 
 Trials are variants of an ordinary run over prompts of its own. Speed on a few prompts is noisy, and the fastest of many
 trials is partly the luckiest. So the figures of trials choose, and are never results: what they chose is measured anew
-on the test prompts. Of a lossy decoder only perplexity and score are asked here; whether its texts are as varied as
+on the test prompts. Of a lossy decoder only perplexity and score are asked here, and so few prompts rule a trial out
+only by what they show: one prompt more or less is no loss. How much it loses, and whether its texts are as varied as
 others, the run itself says.
 
 Knows variants and rows; refuses to know how a run is made (`experiments.runner`).
@@ -16,20 +17,23 @@ from math import inf
 from typing import Any
 
 from baselines.autoregressive import Autoregressive
-from experiments.figure import mean, ratio
+from experiments.comparisons import Comparison, compare_all
+from experiments.figure import ratio
+from experiments.isolation import findings
 from experiments.journal import Row
 from experiments.knobs import Search, TuneSettings, find_trials, with_options
-from experiments.quality import perplexity
 from experiments.report import BASELINE
 from experiments.variants import Variant
 from mtad.errors import UserError
 from mtad.law import Sampling
 
+METRICS = ("perplexity_ratio", "score_difference")  # by which a trial may lose
 SAME, BEST = "same gamma", "best each"  # groups of variants, and titles of tables
 RULE = (
     "the fastest admissible trial, in tokens per second of decoding; every trial of a lossless decoder is admissible, "
-    "one of a lossy decoder if its perplexity is at most 1 + loss times that of autoregressive decoding and its score "
-    "at most loss below; where none is, the trial that loses least"
+    "one of a lossy decoder unless the tuning prompts show that it loses too much: that its perplexity is more than "
+    "1 + loss times that of autoregressive decoding, or its score more than loss below, by the whole 95 % interval, or "
+    "by the value where there is no interval; where none is, the trial that loses least, by the values"
 )
 CAUTION = "these figures chose and are no results: the prompts are few, and the fastest of many trials is partly lucky"
 UNTUNED = "it has none of the knobs, or their values leave no choice"
@@ -40,14 +44,16 @@ class Trial:
     """How a trial did on the tuning prompts, beside autoregressive decoding under the same sampling.
 
     Attributes:
-        loss: the larger of what it loses in perplexity (ratio - 1) and in score; None if its perplexity is no number.
+        perplexity_ratio, score_difference: value, 95 % interval over prompts, or the reason for what is missing.
+        loss: the larger of what it loses in perplexity (ratio - 1) and in score, by the values; infinite if its
+            perplexity is no number.
     """
 
     variant: Variant
     tokens_per_second: float | None
-    perplexity_ratio: float | None
-    score_difference: float | None
-    loss: float | None
+    perplexity_ratio: Comparison
+    score_difference: Comparison
+    loss: float
     admissible: bool
 
 
@@ -99,36 +105,37 @@ def choose(searches: Sequence[Search], rows: Sequence[Row], loss: float) -> list
     by_label: dict[str, list[Row]] = {}
     for row in rows:
         by_label.setdefault(row["variant"], []).append(row)
-    baselines = {sampling: by_label[label] for sampling, label in _baselines(searches).items()}
+    baselines = _baselines(searches)
+    pairs = [(trial.label, baselines[trial.sampling]) for search in searches for trial in search.trials]
+    compared = {(found["decoder"], found["metric"]): found for found in compare_all(rows, pairs)}
     choices = []
     for search in searches:
-        baseline = baselines[search.variant.sampling]
-        trials = tuple(_trial(trial, by_label[trial.label], baseline, loss) for trial in search.trials)
+        trials = tuple(_trial(trial, by_label[trial.label], compared, loss) for trial in search.trials)
         admissible = [trial for trial in trials if trial.admissible]
         if admissible:
             best = max(admissible, key=lambda trial: trial.tokens_per_second or 0)
         else:
-            best = min(trials, key=lambda trial: inf if trial.loss is None else trial.loss)
+            best = min(trials, key=lambda trial: trial.loss)
         choices.append(Choice(search, trials, best))
     return choices
 
 
-def _trial(variant: Variant, rows: Sequence[Row], baseline: Sequence[Row], allowed: float) -> Trial:
-    tokens = sum(len(row["token_ids"]) for row in rows)
-    speed = ratio(tokens, sum(row["seconds"]["decode"] for row in rows))
-    ours, theirs = perplexity(rows), perplexity(baseline)
-    worse = ratio(ours, theirs) if theirs else None
-    scores = [_score(rows), _score(baseline)]
-    better = None if None in scores else scores[0] - scores[1]  # type: ignore[operator]
-    loss = None if worse is None else max(worse - 1, -(better or 0))
-    admissible = variant.decoder.lossless or (loss is not None and loss <= allowed)
-    return Trial(variant, speed, worse, better, loss, admissible)
+def _trial(
+    variant: Variant, rows: Sequence[Row], compared: Mapping[tuple[str, str], Comparison], allowed: float
+) -> Trial:
+    speed = ratio(sum(len(row["token_ids"]) for row in rows), sum(row["seconds"]["decode"] for row in rows))
+    perplexity, score = (compared[variant.label, metric] for metric in METRICS)
+    loss = max(_lost(perplexity, "value", inf), _lost(score, "value", 0))
+    shown = max(_lost(perplexity, "low", inf), _lost(score, "high", 0))  # the better ends of the intervals
+    return Trial(variant, speed, perplexity, score, loss, variant.decoder.lossless or shown <= allowed)
 
 
-def _score(rows: Sequence[Row]) -> float | None:
-    """The mean score; None if the task leaves a text without one."""
-    scores = [row["score"] for row in rows]
-    return None if None in scores else mean(scores)
+def _lost(found: Comparison, end: str, unknown: float) -> float:
+    """How far the value, or that end of its interval if it has one, lies on the worse side of "no difference"."""
+    value = found["value"] if found[end] is None else found[end]
+    if value is None:
+        return unknown
+    return float(value - found["null"] if found["better"] == "lower" else found["null"] - value)
 
 
 def tuned_variants(
@@ -159,20 +166,30 @@ def _best_label(variant: Variant) -> str:
 
 
 def record(
-    tune: TuneSettings, variants: Sequence[Variant], choices: Sequence[Choice], prompts: Sequence[str], run: str
+    tune: TuneSettings,
+    variants: Sequence[Variant],
+    choices: Sequence[Choice],
+    rows: Sequence[Row],
+    processes: Sequence[Mapping[str, Any]],
+    run: str,
 ) -> dict[str, Any]:
-    """What was tried, on which prompts, what was taken and why, as JSON data.
+    """What was tried, on which prompts, what was taken and why, and how far the times can be trusted, as JSON data.
 
     Args:
         variants: as asked for.
-        prompts: ids of the tuning prompts.
-        run: name and id of the tuning run, whose folder has the rows.
+        rows: of the tuning run.
+        processes: the measuring processes as its environment.json has them.
+        run: its name and id; its folder has the rows.
     """
+    machines = {process["process_id"]: process.get("machine") for process in processes}
     measured = {variant.label: variant for variant in tuned_variants(tune, variants, choices)}
     tuned = {choice.search.variant.label: choice for choice in choices}
     return {
         "run": run,
-        "prompts": list(prompts),
+        "prompts": list(dict.fromkeys(row["prompt_id"] for row in rows)),
+        "code_versions": sorted({row["code"] for row in rows}),
+        "machines": len({machines.get(row["process_id"]) or row["process_id"] for row in rows}),
+        "isolation": findings([row["isolation"] for row in rows]),
         "trials": tune.trials,
         "gamma": tune.gamma,
         "loss": tune.loss,
@@ -203,13 +220,20 @@ def _choice(choice: Choice) -> dict[str, Any]:
                 "label": trial.variant.label,
                 "options": _turned(choice.search, trial.variant),
                 "tokens_per_second": trial.tokens_per_second,
-                "perplexity_ratio": trial.perplexity_ratio,
-                "score_difference": trial.score_difference,
+                **_figures(trial.perplexity_ratio),
+                **_figures(trial.score_difference),
                 "admissible": trial.admissible,
             }
             for trial in choice.trials
         ],
     }
+
+
+def _figures(found: Comparison) -> dict[str, Any]:
+    """The value under the metric's name, its interval, and the reason for what is missing."""
+    interval = None if found["low"] is None else [found["low"], found["high"]]
+    name = found["metric"]
+    return {name: found["value"], f"{name}_interval": interval, f"{name}_reason": found["reason"]}
 
 
 def _turned(search: Search, variant: Variant) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from baselines.lenience import Lenience
 from baselines.prompt_lookup import PromptLookup
 from experiments.knobs import find_trials
 from experiments.tune import plan_trials, tuned_variants
@@ -40,6 +41,17 @@ def test_combinations_that_a_decoder_refuses_are_not_drawn_and_are_counted() -> 
         find_trials(tune({"min_ngram": [1, 9], "max_ngram": [1, 2, 3]}), lookup, 0)
 
 
+@pytest.mark.parametrize("innocent", [[0.1], [0.1, 0.3, 0.5, 0.7, 0.9]])
+def test_the_value_that_is_blamed_is_the_one_that_the_error_is_about(innocent: list[float]) -> None:
+    for knobs in ({"tau": innocent, "gamma": [0]}, {"gamma": [0], "tau": innocent}):
+        with pytest.raises(UserError, match=r"^knobs: gamma=0 is possible in no combination: decoder mtad: gamma must"):
+            find_trials(tune(knobs), MTAD, 0)
+    # A decoder's name in the message does not accuse the option of that name.
+    lenience = variant(Lenience(), "lenience")
+    with pytest.raises(UserError, match=r"^knobs: gamma=0 is possible"):
+        find_trials(tune({"lenience": {"lenience": [0.5], "gamma": [0]}}), lenience, 0)
+
+
 def test_knobs_by_decoder_are_all_of_its_knobs() -> None:
     settings = tune({"width": [2, 4], "mtad": {"tau": [0.1, 0.9]}, "speculative": {}})
     assert settings.of(MTAD) == {"tau": [0.1, 0.9]}
@@ -65,6 +77,9 @@ def test_knobs_by_decoder_are_all_of_its_knobs() -> None:
         (["experiment=tune", "+tune.knobs.mtad={depth: [1]}"], "depth is no option of decoder mtad"),
         (["experiment=tune", "+tune.knobs.nonsense={gamma: [1]}"], "there is no decoder 'nonsense'"),
         (["tune=7"], "tune must be a mapping"),
+        (["tune={}"], "tune lacks trials, prompts, gamma, loss, knobs, which cannot be left out"),
+        (["+tune.prompts=2"], "tune lacks trials, gamma, loss, knobs, which"),
+        (["experiment=tune", "~tune.loss"], "tune lacks loss, which"),
     ],
 )
 def test_a_wrong_key_or_value_is_one_line(overrides: list[str], message: str) -> None:
@@ -74,6 +89,11 @@ def test_a_wrong_key_or_value_is_one_line(overrides: list[str], message: str) ->
         assert isinstance(caught.value, UserError) and "\n" not in str(caught.value)
 
 
+def plain(value: object) -> object:
+    """As a decoder has it: a YAML list is a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def test_the_experiments_defaults_fit_every_decoder() -> None:
     settings = settings_of("experiment=tune", "reference=all")
     assert settings.tune is not None
@@ -81,6 +101,7 @@ def test_the_experiments_defaults_fit_every_decoder() -> None:
     assert {"mtad", "speculative"} <= {search.variant.name for search in searches}
     assert not {"autoregressive", "beam_search"} & {search.variant.name for search in searches}
     for search in searches:
-        assert len(search.trials) == min(settings.tune.trials, len(search.trials))
-        assert 2 <= len(search.trials) <= settings.tune.trials
+        own = all(search.variant.options[name] in map(plain, values) for name, values in search.knobs.items())
+        possible = search.combinations - search.refused + (not own)  # the first trial need not be a combination
+        assert len(search.trials) == min(8, possible) > 1, search.variant.label
     assert tuned_variants(settings.tune, settings.variants)[0].label == "mtad"

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import random
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import exp
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from baselines.autoregressive import Autoregressive
 from baselines.speculative import Speculative
 from experiments import process, runner
 from experiments.bench import Bench
+from experiments.isolation import findings
 from experiments.journal import Journal, Row
 from experiments.knobs import TuneSettings
 from experiments.plan import prepare, split
@@ -54,8 +58,12 @@ def test_what_cannot_be_tuned_or_run_is_said_before_anything_is_measured(
 
 def made(label: str, seconds: float, logp: float = -1.0, score: float | None = 0.5) -> list[Row]:
     """Two texts of ten tokens that took `seconds` each."""
-    row = {"variant": label, "token_ids": [0] * 10, "log_likelihoods": [logp] * 10, "score": score}
-    return [{**row, "seconds": {"prefill": 99.0, "decode": seconds}}] * 2
+    return [text(label, prompt, seconds, logp, score) for prompt in range(2)]
+
+
+def text(label: str, prompt: int, seconds: float, logp: float, score: float | None) -> Row:
+    row = {"variant": label, "prompt_id": str(prompt), "token_ids": [0] * 10, "log_likelihoods": [logp] * 10}
+    return {**row, "score": score, "seconds": {"prefill": 99.0, "decode": seconds}}
 
 
 def chosen(settings: TuneSettings, of: Variant, **rows: list[Row]) -> Choice:
@@ -96,6 +104,45 @@ def test_where_no_trial_is_admissible_the_one_that_loses_least_is_taken_and_mark
     assert "NONE is admissible" in str(choice)
 
 
+def graded(label: str, scores: list[float], logps: list[float]) -> list[Row]:
+    """A text for each score."""
+    found = zip(scores, logps, strict=True)
+    return [text(label, prompt, 1, logp, score) for prompt, (score, logp) in enumerate(found)]
+
+
+def test_a_loss_counts_only_where_the_prompts_show_it() -> None:
+    settings = tune({"tau": [0.5, 0.4, 0.3, 0.2]}, loss=0.05)
+    scores, logps = [1.0] * 8 + [0.0] * 8, [-1 - 0.1 * (i % 3) for i in range(16)]
+    noisy = [logp - (1.6 if i == 3 else 0) for i, logp in enumerate(logps)]  # 10 % of perplexity, by one prompt
+    choice = chosen(
+        settings,
+        MTAD,
+        base=graded("autoregressive#1", scores, logps),
+        unlucky=graded("mtad#1", [0.0, *scores[1:]], noisy),
+        wrong=graded("mtad#2", [0.0] * 7 + [1.0] + [0.0] * 8, logps),
+        worse=graded("mtad#3", scores, [logp - 0.08 - 0.01 * (i % 2) for i, logp in enumerate(logps)]),
+        same=graded("mtad#4", scores, [logp - 0.08 for logp in logps]),  # no interval: every prompt loses alike
+    )
+    assert [trial.admissible for trial in choice.trials] == [True, False, False, False]
+    unlucky, wrong, worse, same = choice.trials
+    assert unlucky.score_difference["value"] == pytest.approx(-1 / 16) and unlucky.score_difference["high"] > -0.05
+    assert unlucky.perplexity_ratio["value"] == pytest.approx(exp(0.1)) and unlucky.loss == pytest.approx(exp(0.1) - 1)
+    assert wrong.score_difference["high"] < -0.05 and worse.perplexity_ratio["low"] > 1.05
+    assert same.perplexity_ratio["low"] is None and same.perplexity_ratio["value"] == pytest.approx(exp(0.08))
+
+
+def test_variants_of_one_law_are_seldom_ruled_out() -> None:
+    settings, draw = tune({"tau": [0.5, 0.4]}), random.Random(0)
+    ruled_out = 0
+    for _ in range(100):
+        rows = {
+            label: graded(label, [float(draw.random() < 0.5) for _ in range(16)], [-draw.random() for _ in range(16)])
+            for label in ("autoregressive#1", "mtad#1", "mtad#2")
+        }
+        ruled_out += not chosen(settings, MTAD, **rows).trials[1].admissible
+    assert ruled_out <= 6, "by score 2.5 % or fewer, and as many by perplexity"
+
+
 def test_of_a_lossless_decoder_every_trial_is_admissible_and_without_scores_perplexity_decides() -> None:
     settings = tune({"gamma": [4, 8]})
     rows = {"first": made("speculative#1", 2), "second": made("speculative#2", 1, logp=-3, score=0)}
@@ -104,7 +151,7 @@ def test_of_a_lossless_decoder_every_trial_is_admissible_and_without_scores_perp
     unscored = [{**row, "score": None} for row in base]
     lossy = tune({"tau": [0.5, 0.4]})
     choice = chosen(lossy, MTAD, base=unscored, first=made("mtad#1", 2), second=made("mtad#2", 1, score=None))
-    assert choice.best.variant.label == "mtad#2" and choice.best.score_difference is None
+    assert choice.best.variant.label == "mtad#2" and choice.best.score_difference["value"] is None
 
 
 def test_a_trial_is_held_against_autoregressive_decoding_under_its_own_sampling() -> None:
@@ -144,10 +191,11 @@ class Study:
     Attributes:
         begun: the lines of the tuning's rows when it was interrupted.
         lines: these at the end.
-        rows: of the run itself.
+        run, rows: folder and rows of the run itself.
     """
 
     folder: Path
+    run: Path
     settings: Callable[[], Settings]
     begun: list[str]
     lines: list[str]
@@ -162,7 +210,8 @@ def study(saved_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     loaded: list[weakref.ref[Any]] = []
 
     def settings() -> Settings:
-        return toy_settings(saved_pair, folder, *TUNE, PAIR, "limit=null", "repeats=2", "decoder.tau=0.7")
+        judged = (f"judge.path={saved_pair / 'target'}", "noninferiority_margin=0.1")
+        return toy_settings(saved_pair, folder, *TUNE, PAIR, "limit=null", "repeats=2", "decoder.tau=0.7", *judged)
 
     def interrupted(self: Journal, row: Mapping[str, Any]) -> None:
         nonlocal written
@@ -188,7 +237,7 @@ def study(saved_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     (run,) = (path for path in folder.glob("*/*/samples.jsonl") if path != tuning)
     rows = [json.loads(line) for line in run.read_text().splitlines()]
     summary = json.loads((run.parent / "summary.json").read_text())
-    return Study(folder, settings, begun, tuning.read_text().splitlines(), rows, summary)
+    return Study(folder, run.parent, settings, begun, tuning.read_text().splitlines(), rows, summary)
 
 
 def test_a_tuned_run_measures_on_prompts_that_were_not_tuned_on(study: Study) -> None:
@@ -212,6 +261,49 @@ def test_the_record_says_what_was_tried_and_taken(study: Study) -> None:
         groups = [decoders[found[table]]["group"] for table in ("same_gamma", "best_each")]
         assert groups == (["", ""] if found["best_each"] == label else [SAME, BEST])
     assert decoders["autoregressive"]["group"] == ""
+
+
+def test_the_record_gives_values_with_their_intervals_and_says_how_the_times_were_measured(study: Study) -> None:
+    record, rows = study.summary["tuning"], [json.loads(line) for line in study.lines]
+    assert record["code_versions"] == sorted({row["code"] for row in rows}) and record["machines"] == 1
+    assert record["isolation"] == findings([row["isolation"] for row in rows])
+    for found in record["decoders"].values():
+        for trial in found["trials"]:
+            assert trial["perplexity_ratio"] > 0 and trial["perplexity_ratio_interval"] is None
+            assert "fewer than 5 prompts" in trial["score_difference_reason"]
+
+
+def test_a_tuning_is_without_judge_energy_margin_and_repeats_and_its_files_say_so(study: Study) -> None:
+    tuning = study.folder / study.summary["tuning"]["run"]
+    config = OmegaConf.load(tuning / "config.yaml")
+    said = {"repeats": 1, "energy": False, "judge": None, "noninferiority_margin": None, "skip": 4, "limit": 2}
+    assert {key: config[key] for key in said} == said
+    for one in json.loads((tuning / "environment.json").read_text())["processes"]:
+        assert one["noninferiority_margin"] is None and one["meter_reason"] == "left out by energy=false"
+    run = OmegaConf.load(study.run / "config.yaml")
+    assert (run["repeats"], run["limit"], run["noninferiority_margin"]) == (2, 4, 0.1) and run["judge"]["path"]
+
+
+def test_rows_of_other_code_choose_nothing_unless_asked_for(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "Bench", None)  # all is measured
+    monkeypatch.setattr(runner, "code_hash", lambda: "newer")
+    with pytest.raises(UserError, match=r"the code has changed since rows of .*-tuning/.* were measured"):
+        runner.run(study.settings())
+    runner.run(replace(study.settings(), mixed=True))
+
+
+def test_a_plain_run_keeps_the_record_of_the_tuned_one_that_it_is_the_same_as(saved_pair: Path, tmp_path: Path) -> None:
+    plain = toy_settings(saved_pair, tmp_path, PAIR, "limit=1", "max_new_tokens=3")
+
+    def tuning_after(settings: Settings) -> Any:
+        runner.run(settings)
+        (summary,) = tmp_path.glob("*/*/summary.json")
+        return json.loads(summary.read_text())["tuning"]
+
+    assert tuning_after(plain) is None
+    assert tuning_after(replace(plain, tuning={"run": "tuned"})) == {"run": "tuned"}
+    assert tuning_after(plain) == {"run": "tuned"}
+    assert tuning_after(replace(plain, fresh=True)) is None
 
 
 def test_an_interrupted_tuning_goes_on(study: Study) -> None:
