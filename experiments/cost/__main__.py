@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,13 @@ def study(config: DictConfig) -> None:
     options = construct("cost", CostOptions, asked)
     with open_dict(config):
         config.pop("cost", None)  # no part of the run
-    settings = tuned(read_settings(config))
-    plan = prepare(settings)
-    if options.context is not None:  # before the run, which may take long
+    settings = read_settings(config)
+    plan = prepare(replace(settings, tune=None))
+    if options.context is not None:  # before tuning and the run, which may take long
         check_room(plan.blueprint.max_positions, options.context, options.nodes)
     if options.predict:
+        settings = tuned(settings)
+        plan = prepare(settings)
         run(settings)
     with plan.folder.locked():
         rows = settled(plan.folder.samples.rows(), plan.cells) if options.predict else []

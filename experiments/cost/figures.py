@@ -10,7 +10,6 @@ from typing import Any
 
 from experiments.comparisons import compare_all
 from experiments.cost.predict import (
-    NO_VERIFICATION,
     Costs,
     Tally,
     acceptance_for,
@@ -25,6 +24,7 @@ from experiments.journal import Row
 from experiments.report import BASELINE
 
 THE_BASELINE = "the baseline"
+NO_RATES = "no round shows whether its first drafted token was accepted"
 
 
 def predicted(
@@ -93,10 +93,10 @@ def _measured(label: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _drafting(counted: Tally, costs: Costs, deepest: int) -> dict[str, Any]:
-    """Break-even and best gamma of a decoder that verifies drafts; nulls and the reason for another."""
+    """Break-even and best gamma of a decoder whose rounds have one draft length; nulls and the reason for another."""
     names = ("break_even_tokens_per_round", "break_even_acceptance", "equivalent_acceptance", "best_gamma")
     if counted.gamma is None or not counted.conditional:
-        return {"gamma": None, **dict.fromkeys(names), "gamma_reason": NO_VERIFICATION}
+        return {"gamma": None, **dict.fromkeys(names), "gamma_reason": counted.gamma_reason or NO_RATES}
     needed, alpha = break_even(counted.gamma, counted, costs)
     tokens = expected_tokens(counted.gamma, counted.conditional)
     best = best_gamma(counted, costs, deepest)

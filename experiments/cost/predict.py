@@ -28,6 +28,11 @@ from experiments.journal import Row
 Reads = Mapping[int, int]  # tokens fed in one forward -> how many such forwards
 
 NO_VERIFICATION = "its rounds are not one draft verified by one read"
+NO_DRAFT_READS = "its drafts do not come from one read of the draft model for each level"
+ENDS_EARLY = "its drafts end early, before gamma tokens"
+TOLERANCE = (
+    0.1  # of the levels, without a read of their own; of the drafts, that a refused end token may have shortened
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class Tally:
         drafts: rounds that drafted something.
         target, draft: reads by size.
         drafted_nodes, drafted_depth: sums over rounds of the nodes that the target was asked about, and of depths.
-        gamma: the draft length that the decoder was given; None unless each round verifies one draft by one read.
+        gamma: the draft length that the decoder was given; None, for the reason `gamma_reason`, unless each round is
+            the one that the formulas price: gamma levels, each from a read of the draft, verified by one read.
         conditional: P(token i accepted | those before it were, and a token i was drafted), i = 1, 2, ...; rounds that
             the end of a text cut count up to there (see `experiments.acceptance`).
     """
@@ -51,6 +57,7 @@ class Tally:
     drafted_depth: int
     gamma: int | None
     conditional: tuple[float, ...]
+    gamma_reason: str | None = None
 
 
 def tally(rows: Sequence[Row]) -> Tally:
@@ -62,15 +69,24 @@ def tally(rows: Sequence[Row]) -> Tally:
     verifies = bool(found) and sum(target.values()) == len(rounds) and not any(step["proof"] for step in rounds)
     figures = acceptance(rows) if verifies else None
     rates = [position["conditional"] for position in figures["per_position"]] if figures else []
+    levels = sum(step.drafted for step in found)
+    reason = None
+    if not (verifies and gamma):
+        reason = NO_VERIFICATION
+    elif draft and _end_early(rows, int(gamma)):
+        reason = ENDS_EARLY
+    elif abs(sum(draft.values()) - levels) > TOLERANCE * levels:
+        reason = NO_DRAFT_READS
     return Tally(
         tokens=sum(len(row["token_ids"]) for row in rows),
         drafts=len(found),
         target=target,
         draft=draft,
         drafted_nodes=sum(step.nodes for step in found),
-        drafted_depth=sum(step.drafted for step in found),
-        gamma=int(gamma) if verifies and gamma else None,
+        drafted_depth=levels,
+        gamma=None if reason else int(gamma),
         conditional=tuple(takewhile(lambda rate: rate is not None, rates)),
+        gamma_reason=reason,
     )
 
 
@@ -161,6 +177,26 @@ def acceptance_for(tokens: float, gamma: int) -> float | None:
         middle = (low + high) / 2
         low, high = (middle, high) if chain_tokens(middle, gamma) < tokens else (low, middle)
     return high if tokens > 1 else 0.0
+
+
+def _end_early(rows: Sequence[Row], gamma: int) -> bool:
+    """Whether the decoder itself ends drafts before `gamma` tokens.
+
+    A draft may be short within reach of the text's end, where the limit or the end token cuts it. Elsewhere only a
+    drafted end token that the target refused may shorten it; rows do not hold it, so a few such drafts are let pass.
+    One that was accepted as a whole, while the text went on, held no end token; nor did an empty one.
+    """
+    short = rounds = 0
+    for row in rows:
+        left = len(row["token_ids"])
+        for step in row["rounds"]:
+            if step["drafted"] < min(gamma, left - 1):
+                if step["accepted"] == step["drafted"]:
+                    return True
+                short += 1
+            rounds += 1
+            left -= step["tokens"]
+    return short > TOLERANCE * rounds
 
 
 def _reads(rows: Sequence[Row], role: str) -> Reads:

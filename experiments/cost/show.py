@@ -148,6 +148,7 @@ def _notes(record: Record) -> list[str]:
     for name in ("arithmetic", "decoders"):
         if record[f"{name}_reason"]:
             notes.append(f"{name}: {record[f'{name}_reason']}")
+    notes += [f"{label}: not modelled, an engine reads by itself" for label in record["not_modelled"]]
     for label, found in (record["decoders"] or {}).items():
         if found["measured_speedup_reason"]:
             notes.append(f"{label}: {found['measured_speedup_reason']}")

@@ -47,6 +47,7 @@ from mtad.meter.device import Kind, UnreadableError
 from mtad.meter.meter import Meter
 
 NO_RUN = "cost.predict=false: no run was looked at"
+ONLY_ENGINES = "every decoder of the run is an engine, which reads by itself"
 REPLAY = 1000  # the repeat that texts are written again as: beyond those of any run, so that its luck is none of theirs
 
 
@@ -97,7 +98,7 @@ class Study:
             "arithmetic": {role: asdict(model) for role, model in models.items()} or None,
             "arithmetic_reason": unknown,
             "decoders": self._decoders(tallies, host, paces, foreign) or None,
-            "decoders_reason": None if self.rows else NO_RUN,
+            "decoders_reason": NO_RUN if not self.rows else None if tallies else ONLY_ENGINES,
             "not_modelled": [label for label in plan.labels if label not in ours],
             "energy": self.energy(pair, context, models["target"], main) if models else None,
             "energy_reason": unknown,
@@ -177,7 +178,7 @@ class Study:
         measure = gross(self.meter, "gpu" if self.plan.device.type == "cuda" else "cpu") if self.meter else None
         prices, uncalibrated = self._prices(pair, measure)
         kinds = {BASELINE: (1.0, 1.0)}
-        if main and main.gamma:
+        if main and main.conditional:  # drafts that are verified by one read each, whatever their lengths
             forwards = sum(main.target.values())
             fed = sum(nodes * times for nodes, times in main.target.items())
             kinds[self.plan.labels[0]] = (fed / forwards, main.tokens / forwards)
