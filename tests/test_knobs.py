@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from baselines.lenience import Lenience
 from baselines.prompt_lookup import PromptLookup
+from experiments import runner
 from experiments.knobs import find_trials
 from experiments.tune import plan_trials, tuned_variants
 from mtad.errors import UserError
-from tests.toy import settings_of
-from tests.tuning import MTAD, SPECULATIVE, tune, variant
+from tests.toy import settings_of, toy_settings
+from tests.tuning import MTAD, SPECULATIVE, TUNE, tune, variant
 
 
 def test_trials_are_the_options_as_asked_for_then_others_without_repetition() -> None:
@@ -105,3 +108,25 @@ def test_the_experiments_defaults_fit_every_decoder() -> None:
         possible = search.combinations - search.refused + (not own)  # the first trial need not be a combination
         assert len(search.trials) == min(8, possible) > 1, search.variant.label
     assert tuned_variants(settings.tune, settings.variants)[0].label == "mtad"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tune.knobs.gamma=[1,2.5]"], "gamma of mtad must be a whole number, not 2.5"),
+        (["tune.knobs.gamma=[1,0]"], "gamma=0 is possible in no combination: decoder mtad: gamma must be"),
+        (["limit=5"], "task toy has 6 prompts, too few for limit=5 and another 2 for tuning"),
+        (["limit=null", "tune.prompts=6"], "task toy has 6 prompts, too few for at least one and another 6 for tuning"),
+        (["reference=[{decoder: speculative, label: mtad-best}]"], "label 'mtad-best' is that of mtad as tuned"),
+        (["decoder=autoregressive", "reference=[]"], "there is nothing to tune"),
+        (["judge.path=no/such"], "no/such"),
+    ],
+)
+def test_what_cannot_be_tuned_or_run_is_said_before_anything_is_measured(
+    saved_pair: Path, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    settings = toy_settings(saved_pair, tmp_path, *TUNE, "limit=3", *overrides)
+    with pytest.raises(UserError, match=message) as caught:
+        runner.run(settings)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())

@@ -20,57 +20,15 @@ from experiments import process, runner
 from experiments.bench import Bench
 from experiments.isolation import findings
 from experiments.journal import Journal, Row
-from experiments.knobs import TuneSettings
 from experiments.plan import prepare, split
 from experiments.settings import Settings
-from experiments.tune import BEST, SAME, Choice, choose, plan_trials, trial_variants, tuned_variants
-from experiments.variants import Variant
+from experiments.tune import BEST, SAME, choose, plan_trials, trial_variants, tuned_variants
 from mtad.errors import UserError
 from mtad.mtad import Mtad
 from tests.toy import toy_settings
-from tests.tuning import MTAD, SPECULATIVE, tune, variant
+from tests.tuning import MTAD, SPECULATIVE, TUNE, chosen, graded, made, tune, variant
 
-TUNE = ("experiment=tune", "tune.trials=3", "tune.prompts=2", "max_new_tokens=6")
 PAIR = "reference=[autoregressive,speculative]"
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["tune.knobs.gamma=[1,2.5]"], "gamma of mtad must be a whole number, not 2.5"),
-        (["tune.knobs.gamma=[1,0]"], "gamma=0 is possible in no combination: decoder mtad: gamma must be"),
-        (["limit=5"], "task toy has 6 prompts, too few for limit=5 and another 2 for tuning"),
-        (["limit=null", "tune.prompts=6"], "task toy has 6 prompts, too few for at least one and another 6 for tuning"),
-        (["reference=[{decoder: speculative, label: mtad-best}]"], "label 'mtad-best' is that of mtad as tuned"),
-        (["decoder=autoregressive", "reference=[]"], "there is nothing to tune"),
-        (["judge.path=no/such"], "no/such"),
-    ],
-)
-def test_what_cannot_be_tuned_or_run_is_said_before_anything_is_measured(
-    saved_pair: Path, tmp_path: Path, overrides: list[str], message: str
-) -> None:
-    settings = toy_settings(saved_pair, tmp_path, *TUNE, "limit=3", *overrides)
-    with pytest.raises(UserError, match=message) as caught:
-        runner.run(settings)
-    assert "\n" not in str(caught.value)
-    assert not list(tmp_path.iterdir())
-
-
-def made(label: str, seconds: float, logp: float = -1.0, score: float | None = 0.5) -> list[Row]:
-    """Two texts of ten tokens that took `seconds` each."""
-    return [text(label, prompt, seconds, logp, score) for prompt in range(2)]
-
-
-def text(label: str, prompt: int, seconds: float, logp: float, score: float | None) -> Row:
-    row = {"variant": label, "prompt_id": str(prompt), "token_ids": [0] * 10, "log_likelihoods": [logp] * 10}
-    return {**row, "score": score, "seconds": {"prefill": 99.0, "decode": seconds}}
-
-
-def chosen(settings: TuneSettings, of: Variant, **rows: list[Row]) -> Choice:
-    """The choice by made-up rows of the baseline and trials 1, 2, ..."""
-    (search,) = plan_trials(settings, [of], 0)
-    assert len(search.trials) == len(rows) - 1
-    return choose([search], [row for some in rows.values() for row in some], settings.loss)[0]
 
 
 def test_the_fastest_trial_is_chosen_of_those_that_lose_little() -> None:
@@ -102,12 +60,6 @@ def test_where_no_trial_is_admissible_the_one_that_loses_least_is_taken_and_mark
     )
     assert choice.best.variant.label == "mtad#2" and not choice.best.admissible
     assert "NONE is admissible" in str(choice)
-
-
-def graded(label: str, scores: list[float], logps: list[float]) -> list[Row]:
-    """A text for each score."""
-    found = zip(scores, logps, strict=True)
-    return [text(label, prompt, 1, logp, score) for prompt, (score, logp) in enumerate(found)]
 
 
 def test_a_loss_counts_only_where_the_prompts_show_it() -> None:
