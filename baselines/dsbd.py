@@ -19,10 +19,12 @@ sampling is; width 1 is speculative sampling and lossless.
 The paper's defaults: tau 0.7 or 0.9, gamma 3, widths 2 to 6, min_width 1 to 3 (the grid of the authors' code,
 GitHub ZongyueQin/DSBD, which the rule is read from). What differs from that code: drafts are drawn with replacement, as
 the correction by Q supposes (theirs: without); `need` follows from the residuals as they are (theirs takes Q off
-twice); equal beams are one; the filling avoids beams already there; pairs are not truncated once more by top-k and
-top-p; and the winner is found without length normalisation, as in beam search. Left out: the variant that ends every
-round with one beam to save memory, and the width by expectation. Greedy sampling is our reading: the largest pairs of Q
-and of P in place of draws; of P's ranking is kept, from the top, as much as was drafted, if it is min_width at least.
+twice); equal drafts count one by one towards `need` but are one beam, so that fewer beams than `need`, down to
+min_width, live on where the models are sure; the filling avoids beams already there; pairs are not truncated once more
+by top-k and top-p; and the winner is found without length normalisation, as in beam search. Left out: the variant that
+ends every round with one beam to save memory, and the width by expectation. Greedy sampling is our reading: the largest
+pairs of Q and of P in place of draws; of P's ranking is kept, from the top, as much as was drafted, if it is min_width
+at least.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ class Dsbd:
     Attributes:
         gamma: layers of the draft.
         width: beams at most, and drafts in a layer.
-        min_width: beams to keep in a layer at least; a layer that accepts fewer ends the round.
+        min_width: beams to keep in a layer at least, if P has so many pairs; a layer with fewer ends the round.
         tau: how probable it has to be that a layer accepts so many; 0 asks for all `width`, above 1 for `min_width`.
         start: the weights that the draft gives to the target's beams: equal ones (the authors' code), or their joint p.
     """
@@ -166,7 +168,7 @@ class Dsbd:
             drawn = places(p, layer.drawn)
             accepted, residual = accept(residual, q, drawn, need, lambda i: text.luck.accept(position, start, i))
             kept, source = {layer.drawn[i]: Source.DRAFT for i in accepted}, Source.CORRECTED
-            if len(accepted) == need:
+            if len(accepted) == need and len(kept) >= min(self.min_width, len(q)):
                 return True, kept
         pairs, weights = p.row(ROOT)[0], np.exp(p.logp[ROOT])
         kept.setdefault(int(pairs[inverse_cdf(residual, text.luck.last(position))]), source)

@@ -63,11 +63,12 @@ class HfStatic:
     Attributes:
         compile: auto leaves it to transformers, which compiles on accelerators only; on compiles on a CPU too; off
             does not compile.
-        capacity: positions of the cache; doubled, and compiled anew, for a text that needs more.
+        capacity: positions of the cache; doubled, and compiled anew, for a text that needs more. Every forward attends
+            to all of them, so a generous one costs speed.
     """
 
     compile: Compile = "auto"
-    capacity: int = 1024
+    capacity: int = 256
 
     joint = False
     drafts = False
@@ -85,11 +86,16 @@ class HfStatic:
             config.compile_config._compile_all_devices = True
         started = perf_counter()
         with set_apart(text, {model: GenerationConfig()}):
-            cache, fresh = self._cache(model.lm, text.start + text.room)
+            kept, key = _KEPT.setdefault(model.lm, {}), (self.compile, self._capacity(text.start + text.room))
+            fresh = key not in kept
+            cache = kept.get(key) or StaticCache(
+                config=model.lm.config.get_text_config(decoder=True), max_cache_len=key[1]
+            )
             # Transformers' own answer to whether `generate` compiles for this cache on this device.
             compiled = bool(model.lm._valid_auto_compile_criteria({"past_key_values": cache}, config))
             if compiled and fresh:
                 _try(model, cache, config)
+            kept[key] = cache  # only now: a trial that failed is none
         prepared = perf_counter() - started if compiled and fresh else 0.0
         with set_apart(text, {model: GenerationConfig()}):
             cache.reset()
@@ -99,18 +105,12 @@ class HfStatic:
         counts.reads[1] = len(tokens)
         return Written(_one_each(tokens, notes), counts, Counts(), prefill, prepared)
 
-    def _cache(self, lm: PreTrainedModel, positions: int) -> tuple[StaticCache, bool]:
-        """The model's cache of at least so many positions, and whether it is to be tried with this way of compiling."""
-        kept = _KEPT.setdefault(lm, {})
+    def _capacity(self, positions: int) -> int:
+        """Of a cache for at least so many positions."""
         capacity = self.capacity
         while capacity < positions:
             capacity *= 2
-        fresh = (self.compile, capacity) not in kept
-        if fresh:
-            kept[self.compile, capacity] = StaticCache(
-                config=lm.config.get_text_config(decoder=True), max_cache_len=capacity
-            )
-        return kept[self.compile, capacity], fresh
+        return capacity
 
 
 # By model, then by way of compiling and capacity; gone with the model.

@@ -5,6 +5,7 @@ Knows `generate` from outside only: arguments, stopping criteria and forward hoo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -21,6 +22,8 @@ from mtad.errors import UserError
 from mtad.law import Warp
 from mtad.model import CausalModel
 from mtad.session import PREFILL_CHUNK, Reader
+
+PARALLEL = "TOKENIZERS_PARALLELISM"
 
 
 def model_of(reader: Reader) -> CausalModel:
@@ -53,12 +56,13 @@ def embedding_rows(model: CausalModel) -> int:
 @contextmanager
 def set_apart(text: Text, configs: Mapping[CausalModel, GenerationConfig]) -> Iterator[None]:
     """Within, torch's generators start from the text's luck, the models' own generation configs (from which `generate`
-    fills gaps) are `configs`, and transformers warns of nothing; after it all is as it was.
+    fills gaps) are `configs`, and transformers warns of nothing; after it all is as it was, but for a compiled forward,
+    which stays with its model.
     """
     seed = int(text.luck.last(text.start) * 2**53)
     devices = list({model.device for model in configs if model.device.type == "cuda"})
     theirs = {model: model.lm.generation_config for model in configs}
-    loud = logging.get_verbosity()
+    loud, parallel = logging.get_verbosity(), os.environ.get(PARALLEL)
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
         for device in devices:
@@ -70,6 +74,9 @@ def set_apart(text: Text, configs: Mapping[CausalModel, GenerationConfig]) -> It
             yield
         finally:
             logging.set_verbosity(loud)
+            os.environ.pop(PARALLEL, None)  # compiling sets it
+            if parallel is not None:
+                os.environ[PARALLEL] = parallel
             for model, config in theirs.items():
                 model.lm.generation_config = config
 

@@ -1,8 +1,8 @@
 """Lenience and mentored decoding: speculative decoding that samples a law between the target's and the draft's.
 
 Leviathan, Kalman, Matias: "Fast Inference from Transformers via Speculative Decoding", arXiv 2211.17192, appendix A.5
-(lenience); Tran-Thien: "An optimal lossy variant of speculative decoding" (2023), later Tran-Thien, Nock: "Mentored
-Decoding: Faster Inference meets Boosting", arXiv 2609.30474. Both are token-wise verification, with pi in place of p:
+(lenience); Tran-Thien: "An optimal lossy variant of speculative decoding" (mentored decoding, 2023, a blog post with a
+notebook). Both are token-wise verification, with pi in place of p:
 
     draft     x_1..x_gamma ~ q, one by one
     accept    x_j while u_j < pi(x_j) / q(x_j)
@@ -48,6 +48,7 @@ Choice = Callable[[np.ndarray, np.ndarray], int]  # the same -> the place of the
 
 NOISE = 1e-12  # a divergence of rounding alone, nats
 LEAST = 1e-300  # an alpha that bounds nothing but p = 0
+BRACKET = 4e-12  # of log alpha; bisection ends within half of it
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,9 @@ class Lenience:
     def _choice(self, p: np.ndarray, q: np.ndarray) -> int:
         if self.rule == "mentored":
             return int(self.pi(p, q).argmax())
-        drafted = q.argmax()
-        return int(drafted if p[drafted] >= self.lenience * p.max() else p.argmax())
+        drafted, best = q.argmax(), p.argmax()
+        lenient = self.lenience < 1 and p[drafted] >= self.lenience * p[best]  # 1 forgives not even a tie
+        return int(drafted if lenient else best)
 
 
 def mentored(p: np.ndarray, q: np.ndarray, budget: float) -> np.ndarray:
@@ -108,13 +110,13 @@ def mentored(p: np.ndarray, q: np.ndarray, budget: float) -> np.ndarray:
     goes to tokens with large p / q, which are lifted to p / beta. They take it up at beta = max over k of
     p(first k) / (q(first k) + what is not kept), tokens in descending order of p / q.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         order = np.argsort(-p / q)
         first_p, first_q = p[order].cumsum(), q[order].cumsum()
 
         def law(alpha: float) -> np.ndarray:
             upper = p / alpha
-            missing = max(1 - np.minimum(q, upper).sum(), 0.0)
+            missing = np.maximum(q - upper, 0.0).sum()  # 1 - sum min(q, upper) would lose what is tiny
             beta = np.nanmax(first_p / (first_q + missing))
             return np.clip(q, p / beta, upper)
 
@@ -123,7 +125,11 @@ def mentored(p: np.ndarray, q: np.ndarray, budget: float) -> np.ndarray:
 
         if excess(1.0) > -NOISE:
             return p
-        return law(LEAST if excess(LEAST) <= 0 else bisect(excess, LEAST, 1.0))
+        if excess(LEAST) <= 0:
+            return law(LEAST)
+        # On the log scale, for alpha may be tiny; and from the root to the side that keeps the budget.
+        root = bisect(lambda log_alpha: excess(np.exp(log_alpha)), np.log(LEAST), 0.0)
+        return law(float(np.exp(min(root + BRACKET, 0.0))))
 
 
 def one_each(text: Text) -> OneEach | BeamSearch:

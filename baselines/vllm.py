@@ -59,6 +59,8 @@ class Vllm:
     def __post_init__(self) -> None:
         at_least("gamma", self.gamma, 1)
         at_least("memory", self.memory, 0)
+        if self.memory > 1:
+            raise UserError(f"memory must be a share of the GPU's memory, in [0, 1], not {self.memory!r}")
 
     @staticmethod
     def missing() -> str | None:

@@ -37,6 +37,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         prompt = request.pop("prompt")
+        llm.reset_prefix_cache()  # or a prompt written to before would cost no prefill
         started = perf_counter()
         if len(prompt) > 1:
             _write(llm.llm_engine, prompt[:-1], SamplingParams(max_tokens=1))

@@ -58,7 +58,7 @@ class Round:
         sources: where each came from.
         drafted: length of the draft (depth of its tree) in tokens.
         accepted: how many of the new tokens, counted from the first, are accepted draft tokens.
-        nodes: drafted nodes that the target was asked about.
+        nodes: different drafted nodes that the target was asked about.
         proof: the certificate of an exact search.
         notes: what else this kind of decoder has to say.
     """

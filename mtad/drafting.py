@@ -92,7 +92,8 @@ class Branch:
         for place, beam in enumerate(beams):
             tokens, logp = law.row(beam)
             weights = np.exp(logp)
-            for child in range(children if self.replacement else min(children, len(tokens))):
+            possible = int(np.count_nonzero(weights))  # the support, but for what is too improbable for a number
+            for child in range(children if self.replacement else min(children, possible)):
                 pick = inverse_cdf(weights, draw(place * children + child))
                 nodes.append(tree.add(beam, int(tokens[pick])))
                 if not self.replacement:

@@ -19,4 +19,4 @@ def close(text: Text, tree: Tree, node: int, draw: Callable[[float], int], sourc
     if not tokens or tokens[-1] not in text.eos:
         tokens.append(draw(text.luck.last(text.start + accepted)))
     sources = (Source.DRAFT,) * accepted + (source,) * (len(tokens) - accepted)
-    return Round(tuple(tokens), sources, max(tree.depths), accepted, len(tree) - 1)
+    return Round(tuple(tokens), sources, max(tree.depths), accepted, tree.distinct())

@@ -77,6 +77,14 @@ class Tree:
         """The children of `node` in the order in which they were added."""
         return [child for child in range(node + 1, len(self)) if self.parents[child] == node]
 
+    def distinct(self) -> int:
+        """How many different paths there are, the root's left out; a session reads equal siblings once."""
+        known: dict[tuple[int, int], int] = {}
+        same = [ROOT]
+        for parent, token in zip(self.parents[1:], self.tokens[1:], strict=True):
+            same.append(known.setdefault((same[parent], token), len(known) + 1))
+        return len(known)
+
     def leaves(self) -> list[int]:
         """Nodes without children; the root if nothing was drafted."""
         inner = set(self.parents)

@@ -142,6 +142,16 @@ def test_mentored_decoding_spends_its_budget_and_no_more(budget: float, zeros: i
         assert divergence(p, pi) <= budget * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("budget", [1e-3, 0.1, 2.0, 10.0])
+def test_mentored_decoding_keeps_its_budget_between_laws_that_are_almost_sure(budget: float) -> None:
+    chance = np.random.default_rng(0)
+    for _ in range(200):
+        p, q = (np.exp(chance.normal(size=6) * 30) for _ in range(2))
+        p[chance.integers(6)], q[chance.integers(6)] = 0.0, 0.0
+        pi = mentored(p / p.sum(), q / q.sum(), budget)
+        assert pi.sum() == pytest.approx(1) and divergence(p / p.sum(), pi) <= budget * (1 + 1e-6)
+
+
 @pytest.mark.parametrize("budget", [0.02, 0.2])
 def test_no_other_law_within_the_budget_keeps_more_of_the_draft(budget: float) -> None:
     others = np.random.default_rng(0).dirichlet(np.ones(3), 40_000)

@@ -175,13 +175,13 @@ def test_a_node_below_a_refused_one_does_not_pass() -> None:
 
 def test_the_deepest_passing_node_wins_and_among_equals_the_more_probable_path() -> None:
     def target(context: list[int]) -> list[float]:
-        return {1: [0.55, 0.44, 0.01], 2: [0.3, 0.6, 0.1] if context[-1] else [0.5, 0.4, 0.1]}.get(
+        return {1: [0.44, 0.55, 0.01], 2: [0.3, 0.6, 0.1] if context[-1] else [0.5, 0.4, 0.1]}.get(
             len(context), [1 / 3] * 3
         )
 
     drafter = StubModel(3, lambda _: [0.5, 0.4, 0.1])
     step = first(Typical(gamma=2, branching=(2, 2), draft_rule="largest"), StubModel(3, target), drafter)
-    assert step.tokens[:2] == (0, 0) and step.accepted == 2 and step.nodes == 6  # 0.275 against 0.264 of (1, 1)
+    assert step.tokens[:2] == (1, 1) and step.accepted == 2 and step.nodes == 6  # 0.33 against 0.22 of (0, 0)
     cut = StubModel(3, lambda context: [0.98, 0.01, 0.01] if context[-1] == 1 else [0.01, 0.495, 0.495])
     deep = StubModel(3, lambda context: [0.6, 0.39, 0.01] if len(context) == 1 else cut.law(context))
     step = first(

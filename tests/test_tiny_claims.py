@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import pytest
+import torch
 
+from baselines.autoregressive import Autoregressive
 from experiments.task import Task
 from experiments.tasks.code import Code
 from experiments.tasks.sql import Sql
@@ -19,8 +23,10 @@ from mtad.loading import ModelSpec, Pair, load_pair
 from mtad.luck import Luck
 from mtad.session import Session
 from tests.fakes import Recomputed
-from tests.helpers import DECODERS, from_yaml
+from tests.helpers import DECODERS, LOSSLESS, from_yaml
+from tests.laws import chi_square, marginal
 
+SHORT, NARROW = "def parse(", Sampling(1.0, 6, 0.95)
 TASKS: dict[str, Task] = {"sql": Sql(), "code": Code()}
 
 
@@ -81,3 +87,46 @@ def test_cached_equals_uncached_on_the_embedded_pair(name: str) -> None:
         for t, d in ((models.target, models.draft), (Recomputed(models.target), Recomputed(models.draft)))
     )
     assert cached.tokens == uncached.tokens
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_greedy_lossless_decoding_writes_the_greedy_text_on_the_embedded_pair(name: str) -> None:
+    models, prompt = pair(), Sql().prompts()[1]
+    ids = models.tokenizer(prompt.text)["input_ids"]
+    limits, luck, greedy = Limits(40, models.eos, (";",)), Luck(1, prompt.id), Sampling(greedy=True)
+    alone, drafted = (
+        generate(decoder, Session(models.target), Session(models.draft), ids, limits, greedy, luck, str)
+        for decoder in (Autoregressive(), from_yaml(name))
+    )
+    assert drafted.tokens == alone.tokens
+
+
+@cache
+def exact(length: int) -> dict[tuple[int, ...], float]:
+    """The law of the next `length` tokens after SHORT under NARROW, read without any cache."""
+    models, law = pair(), {(): 1.0}
+    prompt, warp = models.tokenizer(SHORT)["input_ids"], NARROW.warp(False)
+    for _ in range(length):
+        longer: dict[tuple[int, ...], float] = {}
+        for start in range(0, len(law), 64):
+            texts = list(law)[start : start + 64]
+            with torch.inference_mode():
+                logits = models.target.lm(torch.tensor([[*prompt, *text] for text in texts]), use_cache=False).logits
+            rows = warp(logits[:, -1, : models.target.vocabulary])
+            for row, text in enumerate(texts):
+                tokens, logp = rows.row(row)
+                longer |= {(*text, int(t)): law[text] * float(np.exp(p)) for t, p in zip(tokens, logp, strict=True)}
+        law = longer
+    return law
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_decoders_sample_the_law_of_the_embedded_target(name: str) -> None:
+    models, decoder, seen = pair(), from_yaml(name), Counter[tuple[int, ...]]()
+    prompt, sessions = models.tokenizer(SHORT)["input_ids"], (Session(models.target), Session(models.draft))
+    for seed in range(100):
+        limits, luck = Limits(3), Luck(seed, "law")
+        seen[generate(decoder, *sessions, prompt, limits, NARROW, luck, str).tokens] += 1
+    law = exact(3)
+    for places in ((0, 1), (1, 2), (2, 3), (0, 2)):
+        assert chi_square(marginal(seen, places), marginal(law, places)) > 1e-5
