@@ -56,11 +56,12 @@ def _long(shown: Sequence[Summary], baseline: str) -> Table:
 
 def _wide(shown: Sequence[Summary], metrics: Sequence[str], baseline: str) -> Table:
     """One line for each variant; the smallest detectable effects, in the middle of all variants, in the last one."""
-    table = plain_table(f"Against {baseline}", ["variant"], [METRICS[metric] for metric in metrics])
+    heads = [METRICS[metric].replace(" ", "\n", 1) for metric in metrics]
+    table = plain_table(f"Against {baseline}", ["variant"], heads)
     cells = {(found["decoder"], found["metric"]): found for found in shown}
     for label in dict.fromkeys(found["decoder"] for found in shown):
         found = [cells.get((label, metric)) for metric in metrics]
-        table.add_row(escape(label), *("-" if one is None else escape(interval(one, digits=2)) for one in found))
+        table.add_row(escape(label), *("-" if one is None else escape(interval(one, 2, ",")) for one in found))
     table.add_section()
     typical = []
     for metric in metrics:
@@ -71,7 +72,7 @@ def _wide(shown: Sequence[Summary], metrics: Sequence[str], baseline: str) -> Ta
     return table
 
 
-def interval(found: Summary, digits: int = 3) -> str:
+def interval(found: Summary, digits: int = 3, comma: str = ", ") -> str:
     """A value and its interval; for the marks see `mark_notes`."""
     sign = "+" if found["null"] == 0 else ""
     if found["null"] == 0 or found["metric"] == "speedup":
@@ -80,7 +81,7 @@ def interval(found: Summary, digits: int = 3) -> str:
     if found["low"] is None:
         return f"{value} [-]"
     mark = ("*" if _open(found) else "") + ("°" if _lost(found) else "") + ("=" if found["no_loss"] else "")
-    return f"{value} [{found['low']:{sign}.{digits}f}, {found['high']:{sign}.{digits}f}]{mark}"
+    return f"{value} [{found['low']:{sign}.{digits}f}{comma}{found['high']:{sign}.{digits}f}]{mark}"
 
 
 def mark_notes(summary: Summary, shown: Sequence[Summary]) -> Iterator[str]:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from transformers import CompileConfig, GenerationConfig
+from transformers import Cache, CompileConfig, GenerationConfig
 
+import baselines.hf_shared
 from baselines import hf
 from baselines.autoregressive import Autoregressive
 from baselines.hf import HfGenerate, HfStatic
@@ -298,3 +299,19 @@ def test_unknown_options_are_refused(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ENGINES)
 def test_engines_are_engines(name: str) -> None:
     assert isinstance(from_yaml(name), Engine)
+
+
+def test_the_prefill_of_assisted_generation_is_that_of_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def fill(model: CausalModel, tokens: Sequence[int], cache: Cache) -> float:
+        read.append((model, list(tokens)))
+        really(model, tokens, cache)
+        return 1.0
+
+    really = baselines.hf_shared.fill
+    monkeypatch.setattr(baselines.hf_shared, "fill", fill)
+    target = llama(0)
+    draft = noisy(target, llama)
+    output = write(HfAssisted(), target, draft, [3, 1, 4, 1], limit=6, sampling=GREEDY)
+    assert read == [(draft, [3, 1, 4]), (target, [3, 1, 4])] and output.prefill_seconds == 2.0

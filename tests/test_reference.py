@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.helpers import ALL
+
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 
 
@@ -25,10 +27,30 @@ def test_the_cost_model_predicted_the_speed_ups_of_the_default_run_within_15_per
         assert found["error"] == pytest.approx(found["predicted_speedup"] / found["measured_speedup"] - 1)
 
 
-@pytest.mark.parametrize("task", ["sql", "code", "arithmetic"])
-def test_a_table_and_its_figures_are_of_one_run_that_nothing_disturbed(task: str) -> None:
-    summary, table = read(task), (REFERENCE / f"tiny-{task}.txt").read_text(encoding="utf-8")
-    assert summary["run_id"] in table and summary["task"] == task
-    assert (summary["isolation"], summary["machines"], len(summary["code_versions"])) == ([], 1, 1)
+@pytest.mark.parametrize("name", ["sql", "code", "arithmetic", "frontier", "tuned"])
+def test_a_table_and_its_figures_are_of_one_run_and_the_table_says_what_disturbed_it(name: str) -> None:
+    summary, table = read(name), (REFERENCE / f"tiny-{name}.txt").read_text(encoding="utf-8")
+    assert summary["run_id"] in table and (summary["machines"], len(summary["code_versions"])) == (1, 1)
+    words = " ".join(table.split())
+    assert all(" ".join(finding.split()) in words for finding in summary["isolation"])
     for label, figures in summary["decoders"].items():
-        assert any(line.split()[:2] == [label, f"{figures['tokens_per_second']:.1f}"] for line in table.splitlines())
+        if figures["group"] != "frontier":
+            shown = [label, f"{figures['tokens_per_second']:.1f}"]
+            assert any(line.split()[:2] == shown for line in table.splitlines())
+
+
+@pytest.mark.parametrize("task", ["sql", "code", "arithmetic"])
+def test_all_decoders_stand_in_one_table_in_order_of_tokens_per_target_forward_and_in_one_picture(task: str) -> None:
+    summary, table = read(task), (REFERENCE / f"tiny-{task}.txt").read_text(encoding="utf-8")
+    assert set(ALL) - {"vllm"} <= summary["decoders"].keys()
+    names = [line.split()[0] for line in table.split("Against")[0].splitlines() if line.strip()]
+    order = [name for name in names if name in summary["decoders"]]
+    rates = [summary["decoders"][name]["tokens_per_target_forward"] for name in order]
+    assert len(order) == len(summary["decoders"]) and rates == sorted(rates, reverse=True)
+    assert (REFERENCE / f"tiny-{task}-quality-speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_the_page_claims_of_the_frontier_is_in_its_figures() -> None:
+    for found in read("frontier")["frontier"]["distances"]:
+        if (found["diversity"], found["metric"]) == ("self_bleu", "perplexity_ratio") and "mtad" in found["decoder"]:
+            assert found["value"] > 1 and found["p_holm"] > 0.05
