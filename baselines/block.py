@@ -20,9 +20,10 @@ from functools import partial
 
 import numpy as np
 
+from baselines.speculative import residual_draw, surplus
 from mtad.decoder import Round, Rounds, Source, Text
 from mtad.drafting import OneEach, grow
-from mtad.law import Law, inverse_cdf
+from mtad.law import Law
 from mtad.options import at_least
 from mtad.rounds import close
 from mtad.session import Reader
@@ -69,21 +70,9 @@ def verify_block(text: Text, chain: Tree, p: Law, q: Law) -> Round:
         h = restart(w[node], float(surplus(p, q, node, w[node])[1].sum()))
     if node == depth:
         return close(text, chain, node, partial(p.draw, node))
-    return close(text, chain, node, partial(surplus_draw, p, q, node, w[node]), Source.CORRECTED)
+    return close(text, chain, node, partial(residual_draw, p, q, node, w=w[node]), Source.CORRECTED)
 
 
 def restart(w: float, s: float) -> float:
     """S / (S + 1 - w): the probability of a prefix of weight w, once what was drafted after it is refused."""
     return s / (s + 1.0 - w) if w < 1 else 1.0
-
-
-def surplus(p: Law, q: Law, node: int, w: float) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens that p finds possible after `node`, ids ascending, and max(w p - q, 0) of each."""
-    tokens, logp = p.row(node)
-    return tokens, np.maximum(w * np.exp(logp) - np.exp(q.of(node, tokens)), 0.0)
-
-
-def surplus_draw(p: Law, q: Law, node: int, w: float, uniform: float) -> int:
-    """A token from max(w p - q, 0) after `node`, normalised; from p where rounding leaves nothing of it."""
-    tokens, rest = surplus(p, q, node, w)
-    return int(tokens[inverse_cdf(rest, uniform)]) if rest.any() else p.draw(node, uniform)

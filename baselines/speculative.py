@@ -63,8 +63,13 @@ def verify(text: Text, chain: Tree, p: Law, q: Law) -> Round:
     return close(text, chain, node, partial(p.draw, node))
 
 
-def residual_draw(p: Law, q: Law, node: int, uniform: float) -> int:
-    """A token from max(p - q, 0) after `node`, normalised."""
+def surplus(p: Law, q: Law, node: int, w: float) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens that p finds possible after `node`, ids ascending, and max(w p - q, 0) of each."""
     tokens, logp = p.row(node)
-    residual = np.maximum(np.exp(logp) - np.exp(q.of(node, tokens)), 0.0)
-    return int(tokens[inverse_cdf(residual if residual.any() else np.exp(logp), uniform)])
+    return tokens, np.maximum(w * np.exp(logp) - np.exp(q.of(node, tokens)), 0.0)
+
+
+def residual_draw(p: Law, q: Law, node: int, uniform: float, w: float = 1.0) -> int:
+    """A token from max(w p - q, 0) after `node`, normalised; from p where rounding leaves nothing of it."""
+    tokens, rest = surplus(p, q, node, w)
+    return int(tokens[inverse_cdf(rest, uniform)]) if rest.any() else p.draw(node, uniform)

@@ -115,11 +115,11 @@ def _notes(summary: Summary) -> Iterator[str]:
             )
         elif left:
             yield f"{label}: all {left['texts']} texts equal the greedy ones"
-    for found in ((summary.get("tuning") or {}).get("decoders") or {}).values():
+    tuning = summary.get("tuning") or {}
+    for found in tuning.get("decoders", {}).values():
         chosen = " ".join(f"{name}={value}" for name, value in found["options"].items())
         mark = "" if found["admissible"] else "; it loses more than tune.loss, as all of its trials do"
         yield f"{found['best_each']}: {chosen}, chosen on other prompts{mark}"
-    tuning = summary.get("tuning") or {}
     yield from (f"tuning: {finding}" for finding in tuning.get("isolation", ()))
     if len(tuning.get("code_versions", ())) > 1 or tuning.get("machines", 1) > 1:
         yield "MIXED: trials of several versions of the code or several machines"

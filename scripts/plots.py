@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from experiments.frontier import GROUP
 from experiments.report import BASELINE
 
 Summary = Mapping[str, Any]
@@ -126,7 +127,7 @@ def by_speed(summary: Summary, found: Mapping[tuple[str, str], Summary]) -> list
 def kind(summary: Summary, label: str) -> str:
     """What a reader must know of a variant before he compares it."""
     figures = summary["decoders"][label]
-    if figures["group"] == "frontier":
+    if figures["group"] == GROUP:
         return "autoregressive at other settings"
     if figures["lossless"] is None:
         return "kind not recorded"
