@@ -12,21 +12,21 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from experiments.settings import Settings, read_settings
-from experiments.task import Prompt
+from experiments.task import Prompt, Task, Turn
 
 ROOT = Path(__file__).parents[1]
 WORDS = [f"w{i}" for i in range(58)]
 
 
 @dataclass(frozen=True)
-class Toy:
+class Toy(Task):
     max_new_tokens: int = 12
     size: int = 6
     name: str = field(default="toy", init=False)
     stop: tuple[str, ...] = field(default=(), init=False)
 
     def prompts(self) -> Sequence[Prompt]:
-        return [Prompt(f"toy/{i}", " ".join(WORDS[i : i + 5]), {}) for i in range(self.size)]
+        return [Prompt(f"toy/{i}", (Turn(" ".join(WORDS[i : i + 5])),)) for i in range(self.size)]
 
     def grade(self, prompt: Prompt, text: str) -> Mapping[str, float]:
         words = text.split()

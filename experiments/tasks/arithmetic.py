@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from experiments.task import Prompt, read_prompts
+from experiments.task import Prompt, Task, read_prompts
 
 _PROMPTS = Path(__file__).parent / "data" / "arithmetic.jsonl"
 _FINAL = re.compile(r"#### *(-?\d{1,9})(?!\d)")
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class Arithmetic(Task):
     """Worked steps, then a line ``#### number``; the output ends before the blank line after it."""
 
     max_new_tokens: int = 96
     name: str = field(default="arithmetic", init=False)
+    templated: bool = field(default=False, init=False)
     stop: tuple[str, ...] = field(default=("\n\n",), init=False)
 
     def prompts(self) -> Sequence[Prompt]:

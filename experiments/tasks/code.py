@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from experiments.task import Prompt, read_prompts
+from experiments.task import Prompt, Task, read_prompts
 
 _PROMPTS = Path(__file__).parent / "data" / "code.jsonl"
 
 
 @dataclass(frozen=True)
-class Code:
+class Code(Task):
     """The rest of a function after its first statement."""
 
     max_new_tokens: int = 96
     name: str = field(default="code", init=False)
+    templated: bool = field(default=False, init=False)
     stop: tuple[str, ...] = field(default=("\n\n\n",), init=False)
 
     def prompts(self) -> Sequence[Prompt]:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from experiments.task import Prompt, read_prompts
+from experiments.task import Prompt, Task, read_prompts
 
 _DATA = Path(__file__).parent / "data"
 _LONGEST_STATEMENT = 2000  # characters
@@ -31,11 +31,12 @@ Rows = list[tuple[object, ...]]
 
 
 @dataclass(frozen=True)
-class Sql:
+class Sql(Task):
     """One SELECT statement for a schema and a question; the output ends before its semicolon."""
 
     max_new_tokens: int = 80
     name: str = field(default="sql", init=False)
+    templated: bool = field(default=False, init=False)
     stop: tuple[str, ...] = field(default=(";",), init=False)
 
     def prompts(self) -> Sequence[Prompt]:

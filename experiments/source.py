@@ -1,0 +1,106 @@
+"""Tasks whose prompts are rows of a data set: on the hub, or in local files, read by the same code (`datasets`).
+
+Knows files and rows; refuses to know what a row means.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.task import Prompt, Task
+from mtad.errors import UserError
+
+
+class Row:
+    """A row of a data set.
+
+    Attributes:
+        number: from 1, as in the file.
+        where: the file, or the data set on the hub, for messages.
+    """
+
+    def __init__(self, values: Mapping[str, Any], number: int, where: str) -> None:
+        self.values = values
+        self.number = number
+        self.where = where
+
+    def text(self, key: str) -> str:
+        """A string. Raises UserError."""
+        value = self.values.get(key)
+        if not isinstance(value, str):
+            raise self.wrong(key, "no text", value)
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        """A list of strings, at least one. Raises UserError."""
+        value = self.values.get(key)
+        if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+            raise self.wrong(key, "no list of texts", value)
+        return value
+
+    def get(self, key: str) -> Any:
+        """Whatever stands there, or None."""
+        return self.values.get(key)
+
+    def wrong(self, key: str, what: str, value: object) -> UserError:
+        """The error for a field that is absent or of another kind."""
+        if value is None:
+            return UserError(f"{self.where}: row {self.number} has no field {key!r}; it has: {', '.join(self.values)}")
+        return UserError(f"{self.where}: row {self.number}: {key!r} is {what}: {str(value)[:60]!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowTask(Task):
+    """A task made of the rows of a data set.
+
+    Attributes:
+        id, subset, revision: data set on the hub, its configuration, and branch, tag or commit.
+        path: a local file (jsonl, json, txt, parquet, also .gz) or a folder with one for the split; wins over `id`.
+        split: of the data set; in a folder, the file of that name.
+        max_new_tokens: the longest output.
+        max_prompt_tokens: longer prompts lose the end of their document; None: nothing is cut.
+        licence, citation: of the data.
+    """
+
+    id: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    split: str = "test"
+    max_new_tokens: int = 128
+    max_prompt_tokens: int | None = 512
+    licence: str = ""
+    citation: str = ""
+
+    @abstractmethod
+    def prompt(self, row: Row) -> Prompt:
+        """What a row asks. Raises UserError."""
+
+    def made_of(self, rows: Iterable[Row]) -> Iterable[Prompt]:
+        """The prompts of all rows, in their order; one each unless overridden."""
+        return map(self.prompt, rows)
+
+    def order(self, prompts: list[Prompt]) -> list[Prompt]:
+        """Shuffled, always alike."""
+        random.Random(0).shuffle(prompts)
+        return prompts
+
+    def prompts(self) -> Sequence[Prompt]:
+        return self.order(list(self.made_of(self.rows())))
+
+    def rows(self) -> Iterator[Row]:
+        """All rows. Raises UserError."""
+        import json  # first version, to be replaced
+
+        assert self.path
+        with Path(self.path).open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                yield Row(json.loads(line), number, self.path)
+
+    def origin(self) -> Mapping[str, Any]:
+        return {"licence": self.licence, "citation": self.citation}
