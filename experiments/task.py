@@ -62,7 +62,7 @@ class Prompt:
 class Task(ABC):
     """A set of prompts and the way to grade outputs; tasks are frozen dataclasses.
 
-    Their fields are the options of their YAML. Everything but `name`, `max_new_tokens` and `prompts` has a default.
+    Their fields are the options of their YAML. Only `name`, `max_new_tokens` and `prompts` have no default.
     """
 
     @property
@@ -120,6 +120,10 @@ class Task(ABC):
         any text. With `heavy` it is called in other processes, so a task must survive pickling.
         """
         return {}
+
+    def reference(self, prompt: Prompt) -> str | None:
+        """A text whose probability under the target is of interest by itself (teacher-forced perplexity)."""
+        return None
 
     def figures(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
         """Figures of one variant's graded rows that are no mean of grades, by name.

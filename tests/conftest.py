@@ -37,6 +37,17 @@ def _gpu_or_skip(request: pytest.FixtureRequest) -> None:
         pytest.skip("needs a CUDA GPU")
 
 
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real data sets that MTAD_DATA names."""
+    folder = os.environ.get("MTAD_DATA")
+    if not folder:
+        pytest.skip("needs real data sets: MTAD_DATA=FOLDER")
+    if not Path(folder).is_dir():
+        pytest.fail(f"MTAD_DATA={folder} is no folder")
+    return Path(folder)
+
+
 def save_tokenizer(folder: Path, words: list[str] = WORDS) -> None:
     """A word-level tokenizer: <s> is 0, </s> is 1, then the words."""
     vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *words])}
