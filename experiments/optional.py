@@ -1,0 +1,19 @@
+"""Packages that only some runs need: imported where they are used, and missed in one clear line."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from mtad.errors import UserError
+
+
+def need(module: str, group: str) -> ModuleType:
+    """The module, from a package of the optional `group`. Raises UserError if it is not installed."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise  # the package is there, and broken
+        package = module.split(".")[0].replace("_", "-")
+        raise UserError(f"this needs the package {package}: pip install 'mtad-bench[{group}]'") from None
