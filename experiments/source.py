@@ -9,9 +9,9 @@ import random
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from experiments.reading import Table, read
 from experiments.task import Prompt, Task
 from mtad.errors import UserError
 
@@ -50,7 +50,8 @@ class Row:
     def wrong(self, key: str, what: str, value: object) -> UserError:
         """The error for a field that is absent or of another kind."""
         if value is None:
-            return UserError(f"{self.where}: row {self.number} has no field {key!r}; it has: {', '.join(self.values)}")
+            there = ", ".join(name for name, value in self.values.items() if value is not None)
+            return UserError(f"{self.where}: row {self.number} has no field {key!r}; it has: {there or 'none'}")
         return UserError(f"{self.where}: row {self.number}: {key!r} is {what}: {str(value)[:60]!r}")
 
 
@@ -91,16 +92,18 @@ class RowTask(Task):
         return prompts
 
     def prompts(self) -> Sequence[Prompt]:
-        return self.order(list(self.made_of(self.rows())))
+        found = list(self.made_of(self.rows()))
+        if not found:
+            raise UserError(f"{self._table().where}: none of its {len(self._table().rows)} rows makes a prompt")
+        return self.order(found)
 
     def rows(self) -> Iterator[Row]:
         """All rows. Raises UserError."""
-        import json  # first version, to be replaced
-
-        assert self.path
-        with Path(self.path).open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                yield Row(json.loads(line), number, self.path)
+        table = self._table()
+        return (Row(values, number, table.where) for number, values in enumerate(table.rows, 1))
 
     def origin(self) -> Mapping[str, Any]:
-        return {"licence": self.licence, "citation": self.citation}
+        return {**self._table().origin, "licence": self.licence, "citation": self.citation}
+
+    def _table(self) -> Table:
+        return read(self.id, self.subset, self.revision, self.path, self.split)
