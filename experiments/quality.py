@@ -7,6 +7,7 @@ included. A function that finds nothing to measure answers None, and `quality` s
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -25,6 +26,7 @@ TOO_LARGE = "the perplexity is too large for a number"
 NO_DIVERGENCE = "no text differs"
 NO_JUDGE = "no judge model was given (judge.path or judge.id)"
 SHOWN = 10  # divergences that are listed one by one
+ASKED = "prompt_token_ids"  # of rows whose prompt holds answers of the decoder to earlier turns
 
 
 def quality(rows: Sequence[Row]) -> dict[str, Any]:
@@ -78,21 +80,23 @@ def repeated_4(rows: Sequence[Row]) -> float | None:
 def self_bleu(rows: Sequence[Row]) -> float | None:
     """How much the repeats of a prompt resemble each other, 0 to 1; None without repeats.
 
-    The BLEU-4 of each text against the other repeats as references, mean over a prompt's texts, then over prompts
-    (Zhu et al., arXiv 1802.01886, who compare all samples of a model; across prompts that would measure the prompts).
-    sacreBLEU's sentence BLEU with token ids as words, effective order and `SMOOTHING`, divided by 100.
+    The BLEU-4 of each text against the other repeats of its turn as references, mean over these repeats, then over a
+    prompt's turns, then over prompts (Zhu et al., arXiv 1802.01886, who compare all samples of a model; across prompts
+    that would measure the prompts). sacreBLEU's sentence BLEU with token ids as words, effective order and
+    `SMOOTHING`, divided by 100.
     """
-    prompts = []
-    for _, group in groupby(sorted(rows, key=itemgetter("prompt_id")), itemgetter("prompt_id")):
+    prompts = defaultdict[str, list[float]](list)
+    asked = itemgetter("prompt_id", "turn")
+    for (prompt, _), group in groupby(sorted(rows, key=asked), asked):
         texts = tuple(" ".join(map(str, row["token_ids"])) for row in group)
         if len(texts) > 1:
-            prompts.append(_prompt_self_bleu(texts))
-    return _mean_or_none(prompts)
+            prompts[prompt].append(_repeats_self_bleu(texts))
+    return _mean_or_none([mean(turns) for turns in prompts.values()])
 
 
 @lru_cache(maxsize=65536)
-def _prompt_self_bleu(texts: tuple[str, ...]) -> float:
-    """Mean over the repeats of a prompt; the frontier asks again for what the figures have asked for."""
+def _repeats_self_bleu(texts: tuple[str, ...]) -> float:
+    """Mean over the repeats of a turn; the frontier asks again for what the figures have asked for."""
     bleu = BLEU(tokenize="none", effective_order=True, smooth_method=SMOOTHING)
     others = ((text, [*texts[:i], *texts[i + 1 :]]) for i, text in enumerate(texts))
     return mean([bleu.sentence_score(text, rest).score / 100 for text, rest in others])
@@ -104,21 +108,26 @@ def divergence(rows: Sequence[Row], baseline: Sequence[Row]) -> dict[str, Any]:
     Under greedy sampling a lossless decoder writes the very same tokens, but for near ties of the two largest logits,
     which float noise may turn over when a text is read in another shape. So the gap between these two at the first
     difference tells noise from a bug: within the noise of the number type it is the former, beyond it the latter.
-    Up to there both texts are the same, and so is the law.
+    Up to there both texts are the same, and so is the law. A later turn that was asked after other answers is no
+    divergence of its own, and is left out.
 
     Returns:
-        texts: pairs of the same prompt and repeat that were compared; diverged: how many of them differ; first: up to
-        `SHOWN` of these, the largest gap first, since it is the most suspicious: prompt_id, repeat, position (of the
-        first different token in the output, from 0) and gap (a difference of logits); largest_gap.
+        texts: pairs of the same prompt, turn and repeat that were compared; other_answers: how many were left out,
+        since the answers to earlier turns in their prompts differ; diverged: how many texts differ; first: up to
+        `SHOWN` of these, the largest gap first, since it is the most suspicious: prompt_id, turn, repeat, position (of
+        the first different token in the output, from 0) and gap (a difference of logits); largest_gap.
     """
-    texts = {(row["prompt_id"], row["repeat"]): row for row in baseline}
-    pairs = [(row, texts[key]) for row in rows if (key := (row["prompt_id"], row["repeat"])) in texts]
-    first = [found for row, base in pairs if (found := _first_difference(row, base))]
-    first.sort(key=lambda found: math.inf if found["gap"] is None else found["gap"], reverse=True)
-    gaps = [found["gap"] for found in first]
+    place = itemgetter("prompt_id", "turn", "repeat")
+    texts = {place(row): row for row in baseline}
+    found = [(row, texts[place(row)]) for row in rows if place(row) in texts]
+    pairs = [(row, base) for row, base in found if row.get(ASKED) == base.get(ASKED)]
+    first = [left for row, base in pairs if (left := _first_difference(row, base))]
+    first.sort(key=lambda left: math.inf if left["gap"] is None else left["gap"], reverse=True)
+    gaps = [left["gap"] for left in first]
     largest = None if None in gaps else max(gaps, default=None)
     return {
         "texts": len(pairs),
+        "other_answers": len(found) - len(pairs),
         "diverged": len(first),
         "first": first[:SHOWN],
         **figure("largest_gap", largest, NO_GAPS if first else NO_DIVERGENCE),
@@ -134,7 +143,7 @@ def _first_difference(row: Row, base: Row) -> dict[str, Any] | None:
     position = next((i for i in range(shorter) if ours[i] != theirs[i]), shorter)
     longer = base if position < len(theirs) else row  # has a token there, and so a gap
     gap = None if longer["gaps"] is None else longer["gaps"][position]
-    return {"prompt_id": row["prompt_id"], "repeat": row["repeat"], "position": position, "gap": gap}
+    return {**{key: row[key] for key in ("prompt_id", "turn", "repeat")}, "position": position, "gap": gap}
 
 
 def _judged(rows: Sequence[Row]) -> dict[str, Any]:

@@ -30,7 +30,9 @@ def row(prompt: str = "p", repeat: int = 0, tokens: list[int] | None = None, **c
     ids = [1, 2, 3, 4] if tokens is None else tokens
     return {
         "prompt_id": prompt,
+        "turn": 0,
         "repeat": repeat,
+        "prompt_token_ids": None,
         "token_ids": ids,
         "finish": "limit",
         "log_likelihoods": [-1.0] * len(ids),
@@ -171,6 +173,18 @@ def test_self_bleu_compares_repeats_and_not_prompts() -> None:
     assert quality.self_bleu(rows) == 0
 
 
+def test_self_bleu_compares_repeats_of_one_turn_and_prompts_weigh_alike() -> None:
+    def turn(number: int, repeat: int, first: int) -> Row:
+        return row("long", repeat, tokens=[first, first + 1, first + 2, first + 3], turn=number)
+
+    one_text_a_turn = [turn(0, 0, 1), turn(1, 0, 1)]
+    assert quality.self_bleu(one_text_a_turn) is None, "the turns of a dialogue are no repeats of each other"
+    same_then_not = [turn(0, 0, 1), turn(0, 1, 1), turn(1, 0, 50), turn(1, 1, 60)]
+    assert quality.self_bleu(same_then_not) == pytest.approx(0.5)
+    single = [row("short", repeat) for repeat in range(2)]
+    assert quality.self_bleu([*same_then_not, *single]) == pytest.approx((0.5 + 1) / 2)
+
+
 def test_every_null_has_a_reason_and_all_is_json() -> None:
     figures = quality.quality([row(tokens=[5])])
     null = {name for name, value in figures.items() if value is None and not name.endswith("_reason")}
@@ -187,11 +201,29 @@ def test_the_first_difference_is_found_with_the_gap_at_it() -> None:
     ours = [row("p", tokens=[1, 4, 3], gaps=[9.0, 0.001, 7.0]), row("q", gaps=[1.0] * 4), row("s", gaps=[1.0] * 4)]
     assert quality.divergence(ours, base) == {
         "texts": 2,
+        "other_answers": 0,
         "diverged": 1,
-        "first": [{"prompt_id": "p", "repeat": 0, "position": 1, "gap": 0.001}],
+        "first": [{"prompt_id": "p", "turn": 0, "repeat": 0, "position": 1, "gap": 0.001}],
         "largest_gap": 0.001,
         "largest_gap_reason": None,
     }
+
+
+def test_a_turn_asked_after_other_answers_is_no_divergence_of_its_own() -> None:
+    def dialogue(first: int, history: list[int] | None) -> list[Row]:
+        """Two turns; the second is answered after `history`, or after replies that the task gives."""
+        return [
+            row(tokens=[first, 2], gaps=[0.5, 1.0]),
+            row(tokens=[7 + first], gaps=[3.0], turn=1, prompt_token_ids=history),
+        ]
+
+    left = quality.divergence(dialogue(1, [9, 1, 2]), dialogue(0, [9, 0, 2]))
+    assert (left["texts"], left["other_answers"], left["diverged"], left["largest_gap"]) == (1, 1, 1, 0.5)
+    given = quality.divergence(dialogue(1, None), dialogue(0, None))
+    assert (given["texts"], given["other_answers"], given["diverged"]) == (2, 0, 2)
+    assert given["first"][0]["turn"] == 1, "it has the larger gap"
+    same = quality.divergence(dialogue(1, [9, 1, 2]), dialogue(1, [9, 1, 2]))
+    assert (same["texts"], same["other_answers"], same["diverged"]) == (2, 0, 0)
 
 
 def test_a_text_that_ends_too_early_or_too_late_differs_where_the_shorter_ends() -> None:
