@@ -43,6 +43,11 @@ class Row:
             raise self.wrong(key, "no list of texts", value)
         return value
 
+    def id(self, task: str) -> str:
+        """The row's own `id`, else its number in the task."""
+        own = self.values.get("id")
+        return f"{task}/{self.number}" if own is None else str(own)
+
     def get(self, key: str) -> Any:
         """Whatever stands there, or None."""
         return self.values.get(key)
