@@ -11,23 +11,17 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from experiments import sqlite
+from experiments.sqlite import Limits, Rows
 from experiments.task import Prompt, Task, read_prompts
 
 _DATA = Path(__file__).parent / "data"
-_LONGEST_STATEMENT = 2000  # characters
-# SQLite looks at the progress handler between instructions only, so what one instruction can do is bounded by length.
-_LONGEST_VALUE = 10_000  # bytes
-_LONGEST_PATTERN = 100  # bytes, of LIKE and GLOB
-_MOST_ROWS = 1000
-_STEPS_PER_CHECK = 1000  # instructions of SQLite's virtual machine
-_MOST_CHECKS = 500
-_ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
 _FUNCTIONS = frozenset(
     {"abs", "avg", "coalesce", "count", "date", "ifnull", "iif", "instr", "length", "like", "lower", "ltrim", "max"}
     | {"min", "nullif", "round", "rtrim", "strftime", "substr", "substring", "sum", "total", "trim", "upper"}
 )
-
-Rows = list[tuple[object, ...]]
+# Its databases are tiny and its questions plain: no function makes long values, so no instruction has much to do.
+_LIMITS = Limits(statement=2000, value=10_000, pattern=100, rows=1000, steps=500_000, functions=_FUNCTIONS)
 
 
 @dataclass(frozen=True)
@@ -85,28 +79,12 @@ def database(name: str) -> Path:
 
 
 def execute(path: Path, statement: str) -> Rows | None:
-    """The rows of a statement that only reads, with floats rounded; None if it fails or takes or yields too much."""
-    if len(statement) > _LONGEST_STATEMENT:
-        return None
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
-    checks = iter(range(_MOST_CHECKS))
-    connection.set_authorizer(_authorise)
-    connection.set_progress_handler(lambda: next(checks, None) is None, _STEPS_PER_CHECK)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, _LONGEST_PATTERN)
+    """The rows of a statement, with floats rounded; None if it fails or takes or yields too much."""
     try:
-        rows = connection.execute(statement).fetchmany(_MOST_ROWS + 1)
-    except (sqlite3.Error, sqlite3.Warning, ValueError):  # ValueError: NUL or lone surrogates in the statement
+        rows = sqlite.execute(path, statement, _LIMITS)
+    except sqlite.SqlError:
         return None
-    finally:
-        connection.close()
-    return [tuple(map(_rounded, row)) for row in rows] if len(rows) <= _MOST_ROWS else None
-
-
-def _authorise(action: int, _: str | None, name: str | None, *__: object) -> int:
-    """Reading, and functions that neither make long values nor take long."""
-    known = action != sqlite3.SQLITE_FUNCTION or (name or "").lower() in _FUNCTIONS
-    return sqlite3.SQLITE_OK if action in _ALLOWED and known else sqlite3.SQLITE_DENY
+    return [tuple(map(_rounded, row)) for row in rows]
 
 
 def _rounded(value: object) -> object:
