@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_OPENING = re.compile(r"([ \t]{0,20})(`{3,9}|~{3,9})[ \t]*([\w+#.-]{0,20})")  # bounded: any text is read in one go
+_OPENING = re.compile(r"([ \t]{0,20})(`{3,9}|~{3,9})[ \t]*([\w+#.-]{0,20})[^`]*")  # bounded: reads any text in one go
 
 
 def fenced(text: str, *languages: str) -> str:
-    """The first fenced block, closed or not, in one of `languages` or without a name; else any; else all of the text."""
+    """The first fenced block, closed or not, in one of `languages` or in none named; else any; else the whole text."""
     blocks = list(_blocks(text))
     wanted = [block for language, block in blocks if language in {"", *languages}]
     return (wanted or [block for _, block in blocks] or [text])[0]
@@ -24,7 +24,7 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
     indent = mark = language = ""
     for line in text.split("\n"):
         if inside is None:
-            if opening := _OPENING.match(line):
+            if opening := _OPENING.fullmatch(line):
                 indent, mark, language = opening.groups()
                 inside = []
         elif line.strip() and not line.strip().strip(mark[0]) and len(line.strip()) >= len(mark):

@@ -1,0 +1,106 @@
+"""HumanEval: complete a Python function from its signature and docstring (Chen et al. 2021, arXiv 2107.03374).
+
+The answer is run against the data set's tests, in a box: see `experiments/sandbox.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import comb, sqrt
+from statistics import mean, stdev
+from typing import Any
+
+from experiments.fences import fenced
+from experiments.sandbox import Limits, missing, program, run_python
+from experiments.source import Row, RowTask
+from experiments.task import Prompt, Turn
+from mtad.errors import UserError
+
+_INSTRUCTION = (
+    "Complete this Python function. Answer with the whole function in one ```python block, with its imports.\n\n"
+)
+_TRIES = (1, 2, 5, 10, 100)  # the k of pass@k; the number of texts per prompt is one too
+
+
+@dataclass(frozen=True, kw_only=True)
+class HumanEval(RowTask):
+    """A row is a function's beginning, with the tests that the whole of it must pass.
+
+    Attributes:
+        seconds: for the run of one answer.
+        memory_mb: for each process of it.
+        unsafe: whether answers run without the sandbox.
+    """
+
+    id: str | None = "openai/openai_humaneval"
+    max_new_tokens: int = 512
+    max_prompt_tokens: int | None = None
+    seconds: float = 10.0
+    memory_mb: int = 512
+    unsafe: bool = False
+    name: str = field(default="humaneval", init=False)
+    stop: tuple[str, ...] = field(default=("\nclass", "\ndef", "\n#", "\nif", "\nprint"), init=False)
+    heavy: bool = field(default=True, init=False)
+
+    def check(self) -> None:
+        """Nothing is generated that could not be run safely, unless the user takes the risk."""
+        if not self.unsafe and (reason := missing()):
+            raise UserError(
+                f"task=humaneval runs code that a model wrote, and it cannot be boxed in here: {reason}; "
+                "task.unsafe=true runs it without a sandbox, with your rights"
+            )
+
+    def prompt(self, row: Row) -> Prompt:
+        answer = {name: row.text(name) for name in ("prompt", "entry_point", "test")}
+        return Prompt(row.text("task_id"), (Turn(answer["prompt"], instruction=_INSTRUCTION),), answer)
+
+    def grade(self, prompt: Prompt, text: str) -> Mapping[str, float]:
+        """Whether the function passes; an answer that runs out of time does not."""
+        head, name = prompt.answer["prompt"], prompt.answer["entry_point"]
+        frames = (solution(head, name, text), name, json.dumps({"setting": head, "test": prompt.answer["test"]}))
+        outcome = run_python(
+            program("box_check"),
+            *(frame.encode("utf-8", "surrogatepass") for frame in frames),
+            limits=Limits(seconds=self.seconds, memory_mb=self.memory_mb),
+            unsafe=self.unsafe,
+        )
+        return {"pass@1": float(outcome.said == b"passed"), "timed_out": float(outcome.timed_out)}
+
+    def figures(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+        """The authors' unbiased pass@k from the repeats, as many of each prompt as every prompt has."""
+        passed: dict[str, list[float]] = defaultdict(list)
+        for row in sorted(rows, key=lambda row: row["repeat"]):
+            passed[row["prompt_id"]].append(row["grades"]["pass@1"])
+        n = min(map(len, passed.values()), default=0)
+        counts = [round(sum(found[:n])) for found in passed.values()]
+        figures = {}
+        for k in sorted(k for k in {*_TRIES, n} if 0 < k <= n):
+            values = [pass_at(k, n, c) for c in counts]
+            stderr = stdev(values) / sqrt(len(values)) if len(values) > 1 else None
+            figures[f"pass@{k}"] = {"value": mean(values), "stderr": stderr}
+        return figures
+
+
+def pass_at(k: int, n: int, c: int) -> float:
+    """The probability that of `k` texts at least one passes, given that `c` of `n` did."""
+    return 1.0 - comb(n - c, k) / comb(n, k)
+
+
+def solution(prompt: str, name: str, text: str) -> str:
+    """The program that an output stands for: it continues the prompt, or it writes the function anew.
+
+    A chat model may do either, in a fenced block or without; a new function still finds the prompt's imports, helpers.
+    """
+    beginning = re.compile(rf"^(async )?def {re.escape(name)}\b", re.MULTILINE)
+    block = fenced(text, "python", "python3", "py")
+    if beginning.search(block):
+        before = beginning.split(prompt, maxsplit=1)[0]
+        return f"{before}\n{block}"
+    words = text.lstrip()
+    if text.removesuffix(words).endswith((" ", "\t")) and not words.startswith(("```", "~~~")):
+        return prompt + text.split("\n```", 1)[0]
+    return prompt + block
