@@ -1,4 +1,4 @@
-"""A loaded pair that writes texts: timed one by one, scored and graded outside the timed window, and made into rows."""
+"""A loaded pair that writes texts: timed one by one, scored outside the timed window, and made into rows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class Bench:
     def warm_up(self) -> None:
         """Let every variant write the beginning of a text that is not recorded."""
         for variant in self.plan.settings.variants:
-            self.write(variant, self.plan.prompts[0], 0, min(WARM_UP_TOKENS, self.plan.settings.max_new_tokens))
+            longest = min(WARM_UP_TOKENS, self.plan.settings.max_new_tokens)
+            self.write(variant, self.plan.prompts[0].id, 0, 0, max_new_tokens=longest)
 
     def rows(self, prompts: Sequence[Prompt]) -> Iterator[Row]:
         """The rows of every prompt, variants in an order that only seed, prompt and repeat decide.
@@ -53,18 +54,33 @@ class Bench:
             for repeat in range(settings.repeats):
                 order = sorted(settings.variants, key=attrgetter("label"))
                 random.Random(f"{settings.seed} {prompt.id} {repeat}").shuffle(order)
-                yield from self._together(prompt, repeat, order)
+                answers: dict[str, list[str]] = {variant.label: [] for variant in order}
+                for turn in range(len(prompt.turns)):
+                    for row in self._together(prompt, turn, repeat, order, answers):
+                        answers[row["variant"]].append(row["text"])
+                        yield row
 
-    def write(self, variant: Variant, prompt: Prompt, repeat: int, max_new_tokens: int | None = None) -> Output:
-        """One text, as long as the settings allow unless `max_new_tokens` says less."""
+    def write(
+        self,
+        variant: Variant,
+        prompt_id: str,
+        turn: int,
+        repeat: int,
+        tokens: Sequence[int] | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Output:
+        """One text, after the task's prompt or, if given, `tokens`.
+
+        It is as long as the settings allow unless `max_new_tokens` says less.
+        """
         settings = self.plan.settings
         return generate(
             variant.decoder,
             *self._sessions,
-            self.plan.encoded[prompt.id],
+            self.plan.encoded[prompt_id, turn] if tokens is None else tokens,
             self.plan.limits(max_new_tokens or settings.max_new_tokens),
             variant.sampling,
-            Luck(settings.seed, prompt.id, repeat),
+            Luck(settings.seed, f"{prompt_id} turn {turn}" if turn else prompt_id, repeat),
             self._detokenise,
         )
 
@@ -74,15 +90,17 @@ class Bench:
         if found and self.plan.settings.strict:
             raise stopped(found[0])
 
-    def _together(self, prompt: Prompt, repeat: int, variants: Sequence[Variant]) -> Iterator[Row]:
-        tokens = self.plan.encoded[prompt.id]
+    def _together(
+        self, prompt: Prompt, turn: int, repeat: int, variants: Sequence[Variant], answers: Mapping[str, list[str]]
+    ) -> Iterator[Row]:
+        asked = [self.plan.asked(prompt, turn, tuple(answers[variant.label])) for variant in variants]
         outputs, laps = [], []
-        for variant in variants:
+        for variant, tokens in zip(variants, asked, strict=True):
             self.watch.start()
-            outputs.append(self.write(variant, prompt, repeat))
+            outputs.append(self.write(variant, prompt.id, turn, repeat, tokens))
             laps.append(self.watch.lap())
             self.insist(laps[-1])
-        scored = self.pair.target.score([(tokens, output.tokens) for output in outputs])
-        for variant, output, scores, lap in zip(variants, outputs, scored, laps, strict=True):
-            grades = self.plan.settings.task.grade(prompt, output.text)
-            yield make_row(self.provenance, variant, prompt, repeat, len(tokens), output, scores, grades, lap)
+        texts = [(tokens, output.tokens) for tokens, output in zip(asked, outputs, strict=True)]
+        scored = self.pair.target.score(texts)
+        for variant, tokens, output, scores, lap in zip(variants, asked, outputs, scored, laps, strict=True):
+            yield make_row(self.provenance, variant, prompt, turn, repeat, tokens, output, scores, lap)

@@ -32,8 +32,8 @@ ATTEMPTS = 3  # at a round whose blocks have no joules
 IDLE_WINDOWS = 5
 PAUSE_SECONDS = 5.0  # before a spell of idling, so that the clocks have fallen; no longer than the spell
 
-Item = tuple[str, int]  # (prompt id, repeat)
-Write = Callable[[str, str, int], Output]  # of (variant's label, prompt id, repeat)
+Item = tuple[str, int, int]  # (prompt id, turn, repeat)
+Write = Callable[[str, str, int, int], Output]  # of (variant label, prompt id, turn, repeat)
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ class Timed:
         self.seconds: dict[tuple[str, Item], float] = {}
         self.tokens: dict[tuple[str, Item], tuple[int, ...]] = {}
         for row in rows:
-            key = (row["variant"], (row["prompt_id"], row["repeat"]))
+            key = (row["variant"], (row["prompt_id"], row["turn"], row["repeat"]))
             self.seconds[key] = row["seconds"]["prefill"] + row["seconds"]["decode"]
             self.tokens[key] = tuple(row["token_ids"])
-        self.items: list[Item] = sorted(dict.fromkeys(item for _, item in self.seconds), key=lambda item: item[1])
+        self.items: list[Item] = sorted(dict.fromkeys(item for _, item in self.seconds), key=lambda item: item[2])
 
     def lists(self, labels: Sequence[str], seconds: float, rounds: int) -> list[list[Item]]:
         """The texts of every round: as many as the fastest of `labels` needs `seconds` for, each once at most."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from experiments.prompting import Prompting
 from experiments.records import stable_hash
 from experiments.redact import redact
 from experiments.settings import Settings
@@ -18,16 +19,20 @@ from experiments.task import Prompt
 from mtad.loading import Blueprint, content_hash, find_folder
 
 # Where results go and how a run is started say nothing about its outputs.
-ELSEWHERE = ("results_dir", "name", "fresh", "resume")
+ELSEWHERE = ("results_dir", "name", "fresh", "resume", "publish")
+PATHS = ("path", "databases", "include")  # keys whose value is a place on this machine
 
 
-def run_id(settings: Settings, blueprint: Blueprint, prompts: Sequence[Prompt], device: torch.device) -> str:
+def run_id(
+    settings: Settings, blueprint: Blueprint, prompts: Sequence[Prompt], how: Prompting, device: torch.device
+) -> str:
     """A stable hash over decoders, sampling, weights, prompts and limits; not over code, places or names."""
     return stable_hash(
         {
             "version": version("mtad-bench"),
             "weights": {role: asdict(origin) for role, origin in blueprint.origins.items()},
-            "task": {"name": settings.task_name, "stop": settings.task.stop},
+            "task": {"name": settings.task_name, "stop": settings.task.chat_stop if how.chat else settings.task.stop},
+            "prompting": {"chat": how.chat, "dialogue": how.dialogue, "longest": how.longest},
             "prompts": [asdict(prompt) for prompt in prompts],
             "eos": sorted(blueprint.eos),
             "decoder": settings.variants[0].describe(),
@@ -66,7 +71,7 @@ def _without_paths(value: Any, key: str) -> Any:
         return {str(inner): _without_paths(item, str(inner)) for inner, item in value.items()}
     if isinstance(value, list | tuple):
         return [_without_paths(item, key) for item in value]
-    is_path = isinstance(value, str) and value and (key == "path" or value.startswith(("/", "~")))
+    is_path = isinstance(value, str) and value and (key in PATHS or value.startswith(("/", "~")))
     return _published_path(value) if is_path else value
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import product
 from typing import Any
 
 import torch
 
 from experiments.build import missing
 from experiments.identity import run_id
+from experiments.journal import Row
+from experiments.prompting import Prompting, looks_back, prompting
 from experiments.records import Cell, RunFolder
 from experiments.redact import redact
 from experiments.settings import Settings
@@ -26,23 +30,29 @@ class Plan:
 
     Attributes:
         prompts: those to be measured, in the task's order.
-        encoded: token ids of each prompt, by its id.
+        prompting: how they are put to the model.
+        encoded: token ids of each turn, by prompt id and turn, as far as these depend on no answer.
     """
 
     settings: Settings
     blueprint: Blueprint
     device: torch.device
     prompts: Sequence[Prompt]
-    encoded: dict[str, list[int]]
+    prompting: Prompting
+    encoded: dict[tuple[str, int], list[int]]
     id: str
     folder: RunFolder
 
-    @property
-    def cells(self) -> list[Cell]:
-        """What a prompt is done with: every variant, every repeat."""
-        return [
-            (variant.label, repeat) for repeat in range(self.settings.repeats) for variant in self.settings.variants
-        ]
+    @cached_property
+    def cells(self) -> dict[str, list[Cell]]:
+        """What each prompt is done with, by its id: every variant, every repeat, every turn."""
+        repeats = range(self.settings.repeats)
+        return {prompt.id: list(product(self.labels, repeats, range(len(prompt.turns)))) for prompt in self.prompts}
+
+    def asked(self, prompt: Prompt, turn: int, answers: Sequence[str]) -> list[int]:
+        """Token ids of a turn, after what the decoder has answered to those before."""
+        known = self.encoded.get((prompt.id, turn))
+        return self.prompting.encode(prompt, turn, answers) if known is None else known
 
     @property
     def labels(self) -> list[str]:
@@ -55,10 +65,21 @@ class Plan:
         weights: dict[str, Any] = redact({role: asdict(origin) for role, origin in self.blueprint.origins.items()})
         return weights  # a folder may bear its user's name
 
+    def context(self, row: Row) -> list[int]:
+        """Token ids of what a row's text stands after."""
+        known: list[int] | None = row["prompt_token_ids"]
+        return self.encoded[row["prompt_id"], row["turn"]] if known is None else known
+
+    def lengths(self, prompt: Prompt) -> list[int | None]:
+        """Tokens of what each turn is answered after; None where that depends on answers."""
+        found = [self.encoded.get((prompt.id, turn)) for turn in range(len(prompt.turns))]
+        return [None if tokens is None else len(tokens) for tokens in found]
+
     def limits(self, max_new_tokens: int) -> Limits:
         """When a text ends."""
         settings = self.settings
-        return Limits(max_new_tokens, self.blueprint.eos, settings.task.stop, settings.ignore_eos)
+        stop = settings.task.chat_stop if self.prompting.chat else settings.task.stop
+        return Limits(max_new_tokens, self.blueprint.eos, stop, settings.ignore_eos)
 
 
 def changed(settings: Settings, **options: Any) -> Settings:
@@ -94,16 +115,28 @@ def prepare(settings: Settings) -> Plan:
     name, times = Counter(prompt.id for prompt in prompts).most_common(1)[0]
     if times > 1:
         raise UserError(f"task {settings.task_name} has {times} prompts with the id {name!r}")
-    encoded = {prompt.id: [int(token) for token in blueprint.tokenizer(prompt.text)["input_ids"]] for prompt in prompts}
     room = blueprint.max_positions - settings.max_new_tokens
-    for name, tokens in encoded.items():
-        if not tokens:
-            raise UserError(f"prompt {name} has no tokens")
-        if len(tokens) > room:
-            raise UserError(
-                f"prompt {name} has {len(tokens)} tokens; of the pair's {blueprint.max_positions} positions "
-                f"max_new_tokens={settings.max_new_tokens} leaves {room}: lower it, or leave the prompt out"
-            )
-    name = run_id(settings, blueprint, prompts, device)
+    how = prompting(settings.task, blueprint.tokenizer, settings.chat, room)
+    encoded = {}
+    for prompt in prompts:
+        for turn in range(len(prompt.turns)):
+            tokens = _fitting(how, prompt, turn, settings.max_new_tokens, blueprint.max_positions)
+            if not looks_back(prompt, turn):
+                encoded[prompt.id, turn] = tokens
+    name = run_id(settings, blueprint, prompts, how, device)
     folder = RunFolder(settings.results_dir / settings.name / name)
-    return Plan(settings, blueprint, device, prompts, encoded, name, folder)
+    return Plan(settings, blueprint, device, prompts, how, encoded, name, folder)
+
+
+def _fitting(how: Prompting, prompt: Prompt, turn: int, new: int, positions: int) -> list[int]:
+    """The ids of a turn, its own answers taken as empty. Raises UserError where the pair cannot read and answer it."""
+    tokens = how.encode(prompt, turn, [""] * turn)
+    name = f"prompt {prompt.id}" + (f", turn {turn + 1}," if turn else "")
+    if not tokens:
+        raise UserError(f"{name} has no tokens")
+    if len(tokens) > how.room:
+        raise UserError(
+            f"{name} has {len(tokens)} tokens; of the pair's {positions} positions max_new_tokens={new} leaves "
+            f"{max(how.room, 0)}: lower it, or leave the prompt out"
+        )
+    return tokens

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from omegaconf import OmegaConf
 from experiments.journal import Journal, Row, disk, replace
 from mtad.errors import UserError
 
-SAMPLE_KEYS = {"variant", "prompt_id", "repeat", "process_id", "code", "reads", "gaps", "isolation"}  # of every row
-JUDGE_KEYS = {"variant", "prompt_id", "repeat", "process_id", "judge"}
+TEXT = ("variant", "prompt_id", "turn", "repeat", "process_id")  # what tells one text of a run from another
+SAMPLE_KEYS = {*TEXT, "code", "reads", "gaps", "isolation"}
+JUDGE_KEYS = {*TEXT, "judge"}
+GRADE_KEYS = {*TEXT, "grades"}
 ENERGY_KEYS = {"kind", "process_id", "code"}
 
-Cell = tuple[str, int]  # (variant, repeat)
+Cell = tuple[str, int, int]  # (variant, repeat, turn)
 
 
 def stable_hash(value: object) -> str:
@@ -34,16 +36,21 @@ def stable_hash(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def settled(rows: Iterable[Row], cells: Iterable[Cell]) -> list[Row]:
+def text_key(record: Row) -> tuple[str, ...]:
+    """What a text is told apart by."""
+    return tuple(str(record[key]) for key in TEXT)
+
+
+def settled(rows: Iterable[Row], cells: Mapping[str, Sequence[Cell]]) -> list[Row]:
     """The rows that count: of each prompt those of the last process that measured all `cells` of it, in order."""
-    wanted = set(cells)
     found: dict[str, dict[str, dict[Cell, Row]]] = {}
     for row in rows:
         process = found.setdefault(row["prompt_id"], {}).setdefault(row["process_id"], {})
-        process[row["variant"], row["repeat"]] = row
+        process[row["variant"], row["repeat"], row["turn"]] = row
     kept: list[Row] = []
-    for processes in found.values():
-        whole = [process for process in processes.values() if process.keys() >= wanted]
+    for prompt, processes in found.items():
+        wanted = set(cells.get(prompt, ()))
+        whole = [process for process in processes.values() if wanted and process.keys() >= wanted]
         if whole:
             kept += [row for cell, row in whole[-1].items() if cell in wanted]
     return kept
@@ -55,6 +62,9 @@ class RunFolder:
     Attributes:
         samples: a row for each text.
         judge: a row for each text that a judge model scored.
+        grades: a row for each text that the task has graded.
+        teacher: a row for each document whose probability under the target was asked for.
+        prompts: a row for each prompt.
         energy: a row for each block of texts under a meter, and for each idle spell.
     """
 
@@ -62,6 +72,9 @@ class RunFolder:
         self.path = path
         self.samples = Journal(path / "samples.jsonl", SAMPLE_KEYS)
         self.judge = Journal(path / "judge.jsonl", JUDGE_KEYS)
+        self.grades = Journal(path / "grades.jsonl", GRADE_KEYS)
+        self.teacher = Journal(path / "teacher.jsonl", {"prompt_id", "process_id"})
+        self.prompts = Journal(path / "prompts.jsonl", {"prompt_id"})
         self.energy = Journal(path / "energy.jsonl", ENERGY_KEYS)
 
     @contextmanager
@@ -80,7 +93,8 @@ class RunFolder:
     def clear(self) -> None:
         """Forget the rows and what was made of them."""
         self.samples.rewrite([])
-        for file in (self.judge.path, self.energy.path, *(self.path / f"{name}.json" for name in ("summary", "cost"))):
+        journals = [journal.path for journal in (self.judge, self.grades, self.teacher, self.prompts, self.energy)]
+        for file in (*journals, *(self.path / f"{name}.json" for name in ("summary", "cost"))):
             with disk("delete", file):
                 file.unlink(missing_ok=True)
 

@@ -109,6 +109,8 @@ def _decoder(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
         "lossless": rows[0].get("lossless"),
         **figure("compiled", _compiled(rows[0]), "it is no decoder that might compile its forward"),
         "prompts": len({row["prompt_id"] for row in rows}),
+        "turns": max(row["turn"] for row in rows) + 1,
+        "repeats": len({row["repeat"] for row in rows}),
         "rows": len(rows),
         "tokens": tokens,
         **_time(rows, tokens, rounds),
@@ -174,6 +176,12 @@ def _divergence(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
 def _score(rows: Sequence[Row]) -> dict[str, Any]:
     """The task's headline score: the first of its grades."""
     scores = [row["score"] for row in rows if row["score"] is not None]
-    if len(scores) < len(rows):
-        return {"name": None, "value": None, "reason": "the task gives some texts no score, or none"}
-    return {"name": next(iter(rows[0]["grades"])), "value": mean(scores), "reason": None}
+    names = {name for row in rows for name in list(row["grades"])[:1]}
+    if len(scores) < len(rows) or len(names) > 1:
+        reason = (
+            "the task gives some texts no score, or none"
+            if len(names) < 2
+            else f"of several kinds: {', '.join(sorted(names))}"
+        )
+        return {"name": None, "value": None, "reason": reason}
+    return {"name": names.pop(), "value": mean(scores), "reason": None}

@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.identity import published
 from experiments.journal import SCHEMA_VERSION, Row
+from experiments.prompting import looks_back
 from experiments.task import Prompt
 from experiments.variants import Variant
 from mtad.counts import Counts
@@ -35,18 +36,19 @@ def make_row(
     provenance: Provenance,
     variant: Variant,
     prompt: Prompt,
+    turn: int,
     repeat: int,
-    prompt_tokens: int,
+    tokens: Sequence[int],
     output: Output,
     scored: Scored,
-    grades: Mapping[str, float],
     isolation: Mapping[str, Any],
 ) -> Row:
     """The row of a text.
 
     Seconds are wall clock, phases of decoding by the device's clock; log-likelihoods are natural logs under the target
     at temperature 1. `gaps` are kept of greedy texts of lossless decoders: where one leaves the greedy path, the gap of
-    the two largest logits tells float noise from a fault.
+    the two largest logits tells float noise from a fault. `prompt_token_ids` are kept where earlier answers
+    of the decoder are in them; elsewhere the task gives them.
     """
     log_likelihoods = scored.log_likelihoods.tolist()
     greedy = variant.sampling.greedy and variant.decoder.lossless
@@ -60,9 +62,11 @@ def make_row(
         "options": published(variant.options),
         "sampling": asdict(variant.sampling),
         "prompt_id": prompt.id,
-        "turn": 0,
+        "group": prompt.group,
+        "turn": turn,
         "repeat": repeat,
-        "prompt_tokens": prompt_tokens,
+        "prompt_tokens": len(tokens),
+        "prompt_token_ids": list(tokens) if looks_back(prompt, turn) else None,
         "token_ids": list(output.tokens),
         "text": output.text,
         "finish": output.finish,
@@ -84,8 +88,6 @@ def make_row(
         "log_likelihoods": _finite([round(float(value), 6) for value in log_likelihoods]),
         "log_likelihoods_reason": None if all(map(isfinite, log_likelihoods)) else NOT_FINITE,
         "gaps": _finite([round(gap, 6) for gap in scored.gaps.tolist()]) if greedy else None,
-        "score": next(iter(grades.values()), None),
-        "grades": dict(grades),
         "proof": _finite(_proof(output.rounds)),
         "joules": None,
         "joules_reason": BY_BLOCKS,

@@ -1,9 +1,9 @@
 """One run: prepare, measure what is not measured yet, report.
 
 First every variant writes a text for every prompt and repeat, in random order prompt by prompt, so that drift of the
-machine hits all alike. Passes of their own follow, so that they cannot disturb the clock: a judge reads the texts, and
-blocks of texts are written again under an energy meter. A tuned run is two: one on prompts of its own chooses options,
-and a plain run measures them.
+machine hits all alike. Passes of their own follow, so that they cannot disturb the clock: the task grades
+the texts, a judge reads them, and blocks of texts are written again under an energy meter. A tuned run is two: one on
+prompts of its own chooses options, and a plain run measures them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from itertools import groupby
-from operator import itemgetter
+from typing import Any
 
 from experiments.code_version import code_hash
 from experiments.energy import EnergyPass, Timed, alike, missing_rounds, source_of, without_joules
-from experiments.energy_report import Energy
 from experiments.identity import published
 from experiments.isolation import disturbances
 from experiments.journal import Row
@@ -23,15 +22,14 @@ from experiments.judge import load_judge
 from experiments.plan import Plan, changed, prepare, split
 from experiments.process import Process
 from experiments.progress import progress, say
-from experiments.records import settled, stable_hash
+from experiments.records import TEXT, settled, stable_hash, text_key
 from experiments.redact import redact
-from experiments.report import summarise
+from experiments.scoring import graded, with_grades
 from experiments.settings import Settings
+from experiments.summary import Facts, describe_prompt, with_verdicts, write_summary
 from experiments.table import print_table
 from experiments.tune import choose, plan_trials, record, trial_variants, tuned_variants
 from mtad.errors import UserError
-
-TEXT = ("variant", "prompt_id", "repeat", "process_id")  # what tells one text of a run from another
 
 
 def run(settings: Settings) -> None:
@@ -42,6 +40,7 @@ def run(settings: Settings) -> None:
     with plan.folder.locked():
         process = Process(plan)
         measure(process)
+        score(process)
         judge(process)
         measure_energy(process)
         if not process.began:
@@ -71,7 +70,8 @@ def tuned(settings: Settings) -> Settings:
     with plan.folder.locked():
         process = Process(plan)
         measure(process)
-        rows = compacted(process)
+        score(process)
+        rows = graded_rows(process)
         _check_code(plan, rows)  # times of other code would choose for this one
         choices = choose(searches, rows, tune.loss)
         processes = plan.folder.read_json("environment.json").get("processes", [])
@@ -98,14 +98,31 @@ def measure(process: Process) -> None:
     if not prompts:
         return
     _check_code(plan, rows)
+    plan.settings.task.check()
     say(f"{len(prompts)} prompts, {len(plan.labels)} variants on {plan.device}: {folder.path}")
     bench = process.bench
     process.begin()
-    total = len(plan.prompts) * len(plan.cells)
-    with progress(total, total - len(prompts) * len(plan.cells), burst=len(plan.labels)) as advance:
+    total = sum(map(len, plan.cells.values()))
+    left = sum(len(plan.cells[prompt.id]) for prompt in prompts)
+    with progress(total, total - left, burst=len(plan.labels)) as advance:
         for row in bench.rows(prompts):
             folder.samples.append(row)
             advance(row["variant"])
+
+
+def score(process: Process) -> None:
+    """Let the task grade the texts that it has not graded yet."""
+    plan, folder = process.plan, process.plan.folder
+    known = {text_key(record) for record in folder.grades.rows()}
+    rows = [row for row in settled(folder.samples.rows(), plan.cells) if text_key(row) not in known]
+    if not rows:
+        return
+    task = plan.settings.task
+    task.check()
+    if task.heavy:
+        say(f"grading {len(rows)} texts")
+    for found in graded(task, {prompt.id: prompt for prompt in plan.prompts}, rows):
+        folder.grades.append(found)
 
 
 def judge(process: Process) -> None:
@@ -114,16 +131,16 @@ def judge(process: Process) -> None:
     if process.judge is None:
         return
     source, name = process.judge, stable_hash(asdict(process.judge.origin))
-    read = {_text(record) for record in folder.judge.rows() if record["judge"] == name}
-    rows = [row for row in settled(folder.samples.rows(), plan.cells) if _text(row) not in read]
+    read = {text_key(record) for record in folder.judge.rows() if record["judge"] == name}
+    rows = [row for row in settled(folder.samples.rows(), plan.cells) if text_key(row) not in read]
     if not rows:
         return
     say(f"{len(rows)} texts for the judge {source.origin.folder or source.origin.id}")
     process.begin()
     reader = load_judge(source, plan.blueprint.tokenizer, plan.device)
-    for prompt_id, group in groupby(rows, itemgetter("prompt_id")):
+    for _, group in groupby(rows, plan.context):
         texts = list(group)
-        judged = reader.score(plan.encoded[prompt_id], [row["token_ids"] for row in texts])
+        judged = reader.score(plan.context(texts[0]), [row["token_ids"] for row in texts])
         for row, verdict in zip(texts, judged, strict=True):
             key = {key: row[key] for key in TEXT}
             folder.judge.append(
@@ -149,7 +166,7 @@ def measure_energy(process: Process) -> None:
     bench = process.bench
     process.begin()
     variants = {variant.label: variant for variant in plan.settings.variants}
-    prompts = {prompt.id: prompt for prompt in plan.prompts}
+    contexts = {(row["variant"], row["prompt_id"], row["turn"], row["repeat"]): plan.context(row) for row in rows}
     provenance = {key: asdict(process.provenance)[key] for key in ("run_id", "process_id", "git", "code")}
     total = plan.settings.meter.blocks * len(plan.labels)
 
@@ -168,7 +185,9 @@ def measure_energy(process: Process) -> None:
             provenance,
             plan.labels,
             timed,
-            lambda label, prompt, repeat: bench.write(variants[label], prompts[prompt], repeat),
+            lambda label, prompt, turn, repeat: bench.write(
+                variants[label], prompt, turn, repeat, contexts[label, prompt, turn, repeat]
+            ),
             process.meter,
             plan.settings.meter,
             plan.settings.seed,
@@ -187,29 +206,35 @@ def compacted(process: Process) -> list[Row]:
     return kept
 
 
-def report(process: Process) -> dict[str, object]:
-    """Write and return the summary."""
+def graded_rows(process: Process) -> list[Row]:
+    """The rows that count, with their grades."""
+    return with_grades(compacted(process), process.plan.folder.grades.rows())
+
+
+def report(process: Process) -> dict[str, Any]:
+    """Write and return the summary; what was asked stands beside it."""
     plan, folder, settings = process.plan, process.plan.folder, process.plan.settings
-    kept = compacted(process)
+    rows = graded_rows(process)
     if process.judge:
-        name = stable_hash(asdict(process.judge.origin))
-        verdicts = {_text(record): record for record in folder.judge.rows() if record["judge"] == name}
-        kept = [{**row, "judge": verdicts[_text(row)]} for row in kept]
-    summary = summarise(
-        kept,
-        plan.id,
-        settings.model,
-        settings.task_name,
-        plan.labels,
-        folder.read_json("environment.json").get("processes", []),
-        settings.noninferiority_margin,
-        Energy(_energy_records(process), plan.labels, process.no_energy or "not measured"),
-        {variant.label: variant.group for variant in settings.variants},
-    )
+        rows = with_verdicts(rows, folder.judge.rows(), stable_hash(asdict(process.judge.origin)))
     tuning = settings.tuning or folder.read_json("summary.json").get("tuning")  # asked for plainly, but tuned before
-    summary |= {"weights": plan.weights, "left_out": settings.left_out, "tuning": tuning}
-    folder.write_json("summary.json", summary)
-    return summary
+    facts = Facts(
+        run_id=plan.id,
+        model=settings.model,
+        task_name=settings.task_name,
+        labels=plan.labels,
+        groups={variant.label: variant.group for variant in settings.variants},
+        margin=settings.noninferiority_margin,
+        no_energy=process.no_energy or "not measured",
+        others={
+            "weights": plan.weights,
+            "left_out": settings.left_out,
+            "tuning": tuning,
+            "chat": plan.prompting.chat,
+        },
+    )
+    folder.prompts.rewrite([describe_prompt(prompt, plan.lengths(prompt), settings.publish) for prompt in plan.prompts])
+    return write_summary(folder, facts, settings.task, rows, _energy_records(process))
 
 
 def _energy_records(process: Process) -> list[Row]:
@@ -217,11 +242,6 @@ def _energy_records(process: Process) -> list[Row]:
     meter, settings = process.meter, process.plan.settings.meter
     source = source_of(meter) if meter else None
     return alike(process.plan.folder.energy.rows(), settings.seconds if meter else 0.0, source)
-
-
-def _text(record: Row) -> tuple[str, ...]:
-    """What a text is told apart by."""
-    return tuple(str(record[key]) for key in TEXT)
 
 
 def _check_code(plan: Plan, rows: Iterable[Row]) -> None:

@@ -34,6 +34,8 @@ class Settings:
         variants: the decoder under study first.
         left_out: decoders that reference=all names and that cannot run here, with the reason.
         skip: how many of the task's first prompts are left to others.
+        chat: prompts in the model's chat template; None: where it has one.
+        publish: texts whose licence asks for it are left out of the results.
         tune: what to try on prompts apart before the run; None: nothing.
         tuning: how the options of the variants were chosen, as JSON data; None: they are as asked for.
         config: the whole configuration, resolved, as the user gave it.
@@ -52,6 +54,8 @@ class Settings:
     seed: int
     max_new_tokens: int
     ignore_eos: bool
+    chat: bool | None
+    publish: bool
     device: str
     dtype: str | None
     results_dir: Path
@@ -71,7 +75,7 @@ class Settings:
 # Every key that is read from the configuration, so that one deleted with ~key is named.
 KEYS = (
     *("model", "decoder", "task", "sampling", "reference", "limit", "repeats", "seed", "max_new_tokens", "ignore_eos"),
-    *("device", "dtype", "results_dir", "name", "fresh", "resume"),
+    *("chat", "publish", "device", "dtype", "results_dir", "name", "fresh", "resume"),
     *("energy", "meter", "judge", "noninferiority_margin", "strict", "frontier", "tune"),
 )
 
@@ -109,6 +113,8 @@ def read_settings(composed: DictConfig) -> Settings:
         seed=_seed(config),
         max_new_tokens=task.max_new_tokens if longest is None else _count(config, "max_new_tokens"),
         ignore_eos=_plain(config, "ignore_eos", bool),
+        chat=None if config["chat"] is None else _plain(config, "chat", bool),
+        publish=_plain(config, "publish", bool),
         device=_plain(config, "device", str),
         dtype=None if config["dtype"] is None else _plain(config, "dtype", str),
         results_dir=_results_dir(config),

@@ -81,8 +81,8 @@ def _judged(summary: Summary) -> bool:
 
 def _title(summary: Summary) -> str:
     figures = next(iter(summary["decoders"].values()))
-    prompts, repeats = figures["prompts"], figures["rows"] // figures["prompts"]
-    texts = f"{prompts} prompts" + (f", {repeats} repeats" if repeats > 1 else "")
+    counted = {"prompts": figures["prompts"], "turns": figures["turns"], "repeats": figures["repeats"]}
+    texts = ", ".join(f"{n} {name}" for name, n in counted.items() if n > 1 or name == "prompts")
     return f"{summary['model']}, {summary['task']}, {texts} (run {summary['run_id']})"
 
 

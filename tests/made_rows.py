@@ -24,6 +24,8 @@ def row(variant: str, prompt: str, repeat: int = 0, **changes: Any) -> Row:
     return {
         "variant": variant,
         "prompt_id": prompt,
+        "group": None,
+        "turn": 0,
         "repeat": repeat,
         "process_id": "1",
         "code": "c",

@@ -32,6 +32,10 @@ def read(folder: Path, name: str) -> list[Record]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
+def text(record: Record) -> tuple[str, ...]:
+    return tuple(str(record[key]) for key in ("variant", "prompt_id", "turn", "repeat", "process_id"))
+
+
 def tokens(row: Record) -> int:
     return len(row["token_ids"])
 
@@ -113,11 +117,12 @@ def corrected(found: Record, comparisons: list[Record]) -> float:
 
 def main(folder: Path) -> int:
     """The number of comparisons that disagree or are missing."""
-    rows, blocks, verdicts = (read(folder, f"{name}.jsonl") for name in ("samples", "energy", "judge"))
+    names = ("samples", "energy", "grades", "judge")
+    rows, blocks, grades, verdicts = (read(folder, f"{name}.jsonl") for name in names)
     comparisons = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["comparisons"]
-    told_apart = ("variant", "prompt_id", "repeat", "process_id")
-    judged = {tuple(str(record[key]) for key in told_apart): record for record in verdicts}
-    rows = [{**row, "judge": judged.get(tuple(str(row[key]) for key in told_apart))} for row in rows]
+    judged, graded = ({text(record): record for record in records} for records in (verdicts, grades))
+    scores = {key: next(iter(record["grades"].values()), None) for key, record in graded.items()}
+    rows = [{**row, "score": scores[text(row)], "judge": judged.get(text(row))} for row in rows]
     wrong = 0
     for found in comparisons:
         name = f"{found['decoder']} / {found['reference']} {found['metric']}"

@@ -43,7 +43,7 @@ stub, journal = ctypes.CDLL("libnvidia-ml.so.1"), Journal(path, {"kind", "proces
 settings = MeterSettings(options["seconds"], options["rounds"], 0.5, gpus=(UUIDS[0],), rapl=None)
 blocks = 0
 
-def write(label, prompt, repeat):
+def write(label, prompt, turn, repeat):
     seconds, watts = TEXTS[label]
     if blocks in options["resets"]:
         stub.nvml_stub_reset(0)
@@ -75,6 +75,7 @@ def timed_rows(prompts: int = 150) -> list[Row]:
         {
             "variant": label,
             "prompt_id": f"p{number}",
+            "turn": 0,
             "repeat": 0,
             "token_ids": [7] * TOKENS,
             "seconds": {"prefill": TEXTS[label][0], "decode": TEXTS[label][0]},
@@ -133,7 +134,7 @@ def test_every_variant_has_five_long_blocks_of_the_same_texts(resumed: Path) -> 
             assert block["tokens"] == block["texts"] * TOKENS and block["texts_differing"] == 0
             assert block["text_seconds"] <= block["work_seconds"]
     assert len({tuple(blocks[label]["order"] for label in LABELS) for blocks in rounds.values()}) == 2
-    assert rounds[1]["fast"]["items"][0] == ["p10", 0]  # where the list of round 0 ended
+    assert rounds[1]["fast"]["items"][0] == ["p10", 0, 0]  # where the list of round 0 ended
 
 
 def test_a_killed_pass_goes_on_with_the_rounds_that_are_missing(resumed: Path) -> None:

@@ -47,7 +47,7 @@ class Clockwork:
 def test_a_block_whose_writing_fails_leaves_a_record_without_joules_and_the_error_passes() -> None:
     records: list[Row] = []
 
-    def write(label: str, prompt: str, repeat: int) -> Output:
+    def write(label: str, prompt: str, turn: int, repeat: int) -> Output:
         if prompt == "p1":
             raise RuntimeError("CUDA error: the GPU is lost")
         return Output((8,) * TOKENS, "", "limit", (), Counts(), Counts(), 0.0, 0.01)
@@ -69,7 +69,7 @@ def test_a_block_whose_window_does_not_open_is_a_record_with_the_errors_type() -
         def begin(self) -> None:
             raise RuntimeError("no monitor")
 
-    def write(label: str, prompt: str, repeat: int) -> Output:
+    def write(label: str, prompt: str, turn: int, repeat: int) -> Output:
         raise AssertionError("the window never opened")
 
     records: list[Row] = []
@@ -91,7 +91,7 @@ def test_a_block_whose_window_does_not_open_is_a_record_with_the_errors_type() -
 def test_a_text_is_let_go_once_it_is_counted() -> None:
     alive: list[weakref.ref[Output]] = []
 
-    def write(label: str, prompt: str, repeat: int) -> Output:
+    def write(label: str, prompt: str, turn: int, repeat: int) -> Output:
         assert sum(output() is not None for output in alive) <= 1
         time.sleep(0.005)
         output = Output((7,) * TOKENS, "", "limit", (), Counts(), Counts(), 0.0, 0.005)
@@ -149,7 +149,7 @@ def test_under_strict_a_disturbed_block_does_not_count_and_is_measured_again(
 def test_the_list_of_a_round_is_what_the_fastest_needs_and_begins_where_the_last_ended() -> None:
     timed = Timed(timed_rows(prompts=10))
     lists = timed.lists(LABELS, seconds=0.11, rounds=4)
-    assert [[prompt for prompt, _ in items] for items in lists] == [
+    assert [[prompt for prompt, *_ in items] for items in lists] == [
         ["p0", "p1", "p2", "p3"],
         ["p4", "p5", "p6", "p7"],
         ["p8", "p9", "p0", "p1"],

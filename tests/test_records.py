@@ -41,7 +41,7 @@ def written(rows: list[Row]) -> dict[tuple[str, str, int], list[int]]:
 
 
 def row(prompt: str, variant: str, process: str, repeat: int = 0) -> Row:
-    cell = {"prompt_id": prompt, "variant": variant, "process_id": process, "repeat": repeat}
+    cell = {"prompt_id": prompt, "variant": variant, "process_id": process, "turn": 0, "repeat": repeat}
     return {"schema_version": SCHEMA_VERSION, **cell, "code": "c"}
 
 
@@ -126,7 +126,7 @@ def test_a_row_with_nan_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def test_only_prompts_that_one_process_measured_whole_count() -> None:
-    cells = [("a", 0), ("b", 0)]
+    cells = {prompt: [("a", 0, 0), ("b", 0, 0)] for prompt in "pqr"}
     first = [row("p", "a", "1"), row("p", "b", "1"), row("q", "a", "1")]
     assert settled(first, cells) == first[:2]
     second = [row("q", "b", "2"), row("q", "a", "2"), row("r", "a", "1"), row("r", "b", "2")]
@@ -134,7 +134,7 @@ def test_only_prompts_that_one_process_measured_whole_count() -> None:
 
 
 def test_superseded_rows_stay_until_their_replacement_is_whole() -> None:
-    cells = [("a", 0), ("b", 0)]
+    cells = {prompt: [("a", 0, 0), ("b", 0, 0)] for prompt in "pqr"}
     whole, begun = [row("p", "a", "1"), row("p", "b", "1")], [row("p", "a", "2")]
     assert settled(whole + begun, cells) == whole
     assert settled([*whole, *begun, row("p", "b", "2")], cells) == [*begun, row("p", "b", "2")]

@@ -277,7 +277,7 @@ def test_a_complete_tuning_is_not_repeated(
 def test_prompts_are_apart_by_their_text_too(saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = toy_settings(saved_pair, tmp_path, *TUNE, PAIR, "limit=2")
     prompts = settings.task.prompts()
-    doubled = [*prompts[:5], replace(prompts[5], text=prompts[0].text)]
+    doubled = [*prompts[:5], replace(prompts[5], turns=prompts[0].turns)]
     monkeypatch.setattr(type(settings.task), "prompts", lambda _: doubled)
     with pytest.raises(UserError, match="prompt toy/5, for tuning, has the id or text of a test prompt"):
         runner.run(settings)

@@ -43,6 +43,7 @@ def study(config: DictConfig) -> None:
     from experiments.records import settled
     from experiments.redact import redact
     from experiments.runner import run, tuned
+    from experiments.scoring import with_grades
     from experiments.settings import read_settings
 
     drop_sweep_file()
@@ -59,7 +60,8 @@ def study(config: DictConfig) -> None:
         plan = prepare(settings)
         run(settings)
     with plan.folder.locked():
-        rows = settled(plan.folder.samples.rows(), plan.cells) if options.predict else []
+        measured = settled(plan.folder.samples.rows(), plan.cells) if options.predict else []
+        rows = with_grades(measured, plan.folder.grades.rows())
         meter, no_meter = find_meter(plan)
         say(f"timing reads of {len(options.nodes)} sizes, and what decoders do between reads, on {plan.device}")
         record = redact(Study(plan, options, rows, meter, no_meter).record())

@@ -74,7 +74,7 @@ class Study:
         context, origin = self.context()
         timed = mean_context(context, options.nodes)
         pair = plan.blueprint.load(plan.device)
-        prompt = plan.encoded[plan.prompts[0].id]
+        prompt = plan.encoded[plan.prompts[0].id, 0]
         ours = [variant.label for variant in self.modelled]
         tallies = {label: tally(of_variant(self.rows, label)) for label in ours} if self.rows else {}
         host = self._host(pair) if tallies else {}
@@ -146,7 +146,7 @@ class Study:
                 variant.decoder,
                 target,
                 draft,
-                plan.encoded[prompt.id],
+                plan.encoded[prompt.id, 0],
                 plan.limits(plan.settings.max_new_tokens),
                 variant.sampling,
                 Luck(plan.settings.seed, prompt.id, REPLAY),
@@ -182,7 +182,7 @@ class Study:
             forwards = sum(main.target.values())
             fed = sum(nodes * times for nodes, times in main.target.items())
             kinds[self.plan.labels[0]] = (fed / forwards, main.tokens / forwards)
-        text = list(islice(cycle(self.plan.encoded[self.plan.prompts[0].id]), context + 1))
+        text = list(islice(cycle(self.plan.encoded[self.plan.prompts[0].id, 0]), context + 1))
         seconds = self.plan.settings.meter.seconds
 
         def one(batch: int, nodes: float, tokens: float) -> Mapping[str, object]:

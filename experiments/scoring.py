@@ -1,0 +1,61 @@
+"""Grades of texts that are written already: outside any timed window, in parallel processes where a task takes long.
+
+Knows tasks and rows; refuses to know models. A grade can be given again at any time (`python -m experiments.rescore`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from datetime import UTC, datetime
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+from experiments.code_version import code_hash
+from experiments.journal import SCHEMA_VERSION, Row
+from experiments.records import TEXT, text_key
+from experiments.task import Prompt, Task
+from mtad.errors import UserError
+
+FEW = 4  # texts that are graded before processes have started
+
+
+def graded(task: Task, prompts: Mapping[str, Prompt], rows: Sequence[Row]) -> Iterator[Row]:
+    """The records of grades.jsonl of these rows, in their order. Raises UserError if a process dies."""
+    jobs = [(prompts[row["prompt_id"]], row["text"]) for row in rows]
+    stamp = {"schema_version": SCHEMA_VERSION, "code": code_hash()}
+    for row, grades in zip(rows, _grades(task, jobs), strict=True):
+        told = {key: row[key] for key in ("run_id", *TEXT)}
+        yield {**stamp, **told, "graded": datetime.now(UTC).isoformat(timespec="seconds"), "grades": dict(grades)}
+
+
+def with_grades(rows: Iterable[Row], records: Iterable[Row]) -> list[Row]:
+    """The rows, each with the `grades` of its last record and the first of them as `score`."""
+    found = {text_key(record): record["grades"] for record in records}
+    joined = []
+    for row in rows:
+        grades = found[text_key(row)]
+        joined.append({**row, "score": next(iter(grades.values()), None), "grades": grades})
+    return joined
+
+
+def _grades(task: Task, jobs: Sequence[tuple[Prompt, str]]) -> Iterator[Mapping[str, float]]:
+    if not task.heavy or len(jobs) <= FEW:
+        yield from (task.grade(*job) for job in jobs)
+        return
+    # Spawned, not forked: the parent holds threads and, it may be, a GPU.
+    workers = min(len(os.sched_getaffinity(0)), len(jobs))
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        try:
+            yield from pool.map(partial(_grade, task.grade), jobs)
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that graded texts has died, perhaps for lack of memory; the same command goes on"
+            ) from None
+
+
+def _grade(grade: Callable[[Prompt, str], Mapping[str, float]], job: tuple[Prompt, str]) -> Mapping[str, Any]:
+    return grade(*job)

@@ -1,0 +1,116 @@
+"""The summary of a run from the files in its folder, when a run ends and when its texts are graded again.
+
+`experiments/report.py` makes figures of rows; this reads the rows and what stands beside them, asks the task for
+figures and files of its own, and writes summary.json. Refuses to know models and settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.energy_report import Energy
+from experiments.journal import SCHEMA_VERSION, Row, replace, to_json
+from experiments.records import RunFolder, stable_hash, text_key
+from experiments.redact import redact
+from experiments.report import summarise
+from experiments.task import Prompt, Task
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a summary says that no row tells.
+
+    Attributes:
+        labels: the decoder under study first.
+        groups: of variants, by label.
+        margin: what still counts as no loss.
+        no_energy: why there are no joules, if there are none.
+        others: further keys of the summary, as they are.
+    """
+
+    run_id: str
+    model: str
+    task_name: str
+    labels: Sequence[str]
+    groups: Mapping[str, str]
+    margin: float | None
+    no_energy: str
+    others: Mapping[str, Any]
+
+
+def facts_of(summary: Mapping[str, Any]) -> Facts:
+    """The facts that an earlier summary holds."""
+    decoders = summary["decoders"]
+    return Facts(
+        run_id=summary["run_id"],
+        model=summary["model"],
+        task_name=summary["task"],
+        labels=list(decoders),
+        groups={label: figures["group"] for label, figures in decoders.items()},
+        margin=summary["noninferiority_margin"],
+        no_energy=next(iter(decoders.values()))["energy"]["joules_per_token_reason"] or "not measured",
+        others={key: summary[key] for key in ("weights", "left_out", "tuning", "chat") if key in summary},
+    )
+
+
+def write_summary(
+    folder: RunFolder, facts: Facts, task: Task, rows: Sequence[Row], energy: Sequence[Row]
+) -> dict[str, Any]:
+    """Write and return the summary of graded `rows`, and the task's files beside it."""
+    summary = summarise(
+        rows,
+        facts.run_id,
+        facts.model,
+        facts.task_name,
+        facts.labels,
+        folder.read_json("environment.json").get("processes", []),
+        facts.margin,
+        Energy(energy, facts.labels, facts.no_energy),
+        facts.groups,
+    )
+    for label, figures in summary["decoders"].items():
+        written = [row for row in rows if row["variant"] == label]
+        figures["task_figures"] = {name: dict(found) for name, found in task.figures(written).items()}
+        for name, lines in task.files(label, written).items():
+            file = folder.path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace(file, "".join(to_json(line) + "\n" for line in lines))
+    summary |= {**facts.others, "task_origin": redact(dict(task.origin()))}
+    folder.write_json("summary.json", summary)
+    return summary
+
+
+def with_verdicts(rows: Sequence[Row], verdicts: Sequence[Row], judge: str) -> list[Row]:
+    """The rows, each with what the judge of that name has found."""
+    found = {text_key(record): record for record in verdicts if record["judge"] == judge}
+    return [{**row, "judge": found[text_key(row)]} for row in rows]
+
+
+def describe_prompt(prompt: Prompt, prompt_tokens: Sequence[int | None], publish: bool) -> Row:
+    """The row of prompts.jsonl; with `publish` a text that may not be published again leaves its hash.
+
+    Args:
+        prompt_tokens: of each turn; None where it depends on answers.
+    """
+    hidden = publish and prompt.private
+    turns = [
+        {"user": said.plain, "reply": said.reply} if not hidden else {"sha256": stable_hash(said.plain)}
+        for said in prompt.turns
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "prompt_id": prompt.id,
+        "group": prompt.group,
+        "hash": prompt_hash(prompt),
+        "prompt_tokens": list(prompt_tokens),
+        "turns": turns,
+        "answer": None if hidden else dict(prompt.answer),
+        "left_out_reason": "its licence asks not to publish it again (publish=true)" if hidden else None,
+    }
+
+
+def prompt_hash(prompt: Prompt) -> str:
+    """Tells whether a prompt, with its answer, is the one that was measured."""
+    return stable_hash([[said.plain, said.reply] for said in prompt.turns] + [dict(prompt.answer)])
