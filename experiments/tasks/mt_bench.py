@@ -34,7 +34,7 @@ class MtBench(RowTask):
         """What FastChat's `gen_judgment.py` reads: one line a question, one choice a repeat.
 
         It names a model by its file, compares question ids as integers, and judges the first choice only. It asks for
-        an answer to every question of its own file, so a run with a `limit` needs `--first-n` or a shorter file.
+        an answer to every question of its own file: after a run with a `limit`, that file must hold these only.
         """
         model = quote(label, safe="=,+")  # one file a label, whatever characters that has
         ordered = sorted(rows, key=lambda row: (_number(row), row["repeat"], row["turn"]))
