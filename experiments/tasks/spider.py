@@ -26,10 +26,11 @@ operands of those. Counted with sqlglot; a statement that it cannot read has no 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -81,7 +82,7 @@ class Spider(RowTask):
         if sqlite3.sqlite_version_info < (3, 31):
             raise UserError(f"SQLite {sqlite3.sqlite_version} cannot bound its memory; task=spider needs 3.31 or later")
 
-    def made_of(self, rows: Any) -> Iterator[Prompt]:
+    def made_of(self, rows: Iterable[Row]) -> Iterator[Prompt]:
         self.check()
         yield from map(self.prompt, rows)
 
@@ -141,7 +142,7 @@ class Spider(RowTask):
         given = self.databases
         if given is None and self.path is None:
             raise UserError("the data set has no databases with it: give their folder with task.databases=")
-        source = Path(given or self.path or "").expanduser()
+        source = Path(os.path.expanduser(given or self.path or ""))  # noqa: PTH111  # Path's own raises for an unknown user
         folder = source if given else (source if source.is_dir() else source.parent) / "database"
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder of databases; give it with task.databases=")
