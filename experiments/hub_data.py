@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.optional import need
+from experiments.reading import one_line, quiet
 from mtad.errors import UserError, first_line
 from mtad.hub import TIMEOUT_SECONDS
 
+CARD = "README.md"
 ADVICE = "give a file or folder with task.path="
 
 
@@ -21,27 +23,31 @@ def read_split(
 ) -> tuple[Sequence[Mapping[str, Any]], str]:
     """The rows of a split and the commit they are from. Raises UserError."""
     datasets = need("datasets", "tasks")
-    commit = commit_of(id, revision)
-    verbosity = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    try:  # with hf:// a folder of that name in the working directory is not taken for it
-        table = datasets.load_dataset(f"hf://datasets/{id}", subset, revision=commit, split=split)
+    commit, online = commit_of(id, revision)
+    try:
+        with quiet(datasets, HF_HUB_OFFLINE=datasets.config.HF_HUB_OFFLINE or not online):  # else it tries for long
+            # With hf:// a folder of that name in the working directory is not taken for it.
+            table = datasets.load_dataset(f"hf://datasets/{id}", subset, revision=commit, split=split)
     except Exception as error:  # whatever its many formats and the hub may raise
-        raise UserError(f"{id}, subset {subset}, split {split!r}: {_sentence(error)}; {ADVICE}") from None
-    finally:
-        datasets.logging.set_verbosity(verbosity)
+        raise UserError(f"{id}, subset {subset}, split {split!r}: {one_line(error)}; {ADVICE}") from None
     read = {Path(file["filename"]).parent.name for file in table.cache_files}
     if read - {commit}:  # without a network `datasets` takes what it prepared last, whatever the commit
         raise UserError(f"{id}: only commit {', '.join(read)} is in the cache, not {commit}: go online or {ADVICE}")
     return list(table), commit
 
 
-def commit_of(id: str, revision: str | None) -> str:
-    """The commit meant by `revision`: as the hub says, else, without a network, as cached. Raises UserError."""
-    from huggingface_hub import HfApi, errors, try_to_load_from_cache
+def commit_of(id: str, revision: str | None) -> tuple[str, bool]:
+    """The commit meant by `revision`: as the hub says (True), else as cached (False). Raises UserError."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
 
     try:
-        commit = HfApi().dataset_info(id, revision=revision, timeout=TIMEOUT_SECONDS).sha
+        try:
+            card = hub.hf_hub_url(id, CARD, repo_type="dataset", revision=revision)
+            found = hub.get_hf_file_metadata(card, timeout=TIMEOUT_SECONDS).commit_hash
+            hub.hf_hub_download(id, CARD, repo_type="dataset", revision=revision)  # keeps what `revision` means
+        except errors.RemoteEntryNotFoundError:
+            found = hub.HfApi().dataset_info(id, revision=revision, timeout=TIMEOUT_SECONDS).sha
     except errors.GatedRepoError:
         raise UserError(
             f"{id} is gated: accept its terms on the hub and set HF_TOKEN to a token that may read it, or {ADVICE}"
@@ -52,15 +58,11 @@ def commit_of(id: str, revision: str | None) -> str:
         raise UserError(
             f"the hub knows no data set {id}, or it is private: set HF_TOKEN to a token that may read it, or {ADVICE}"
         ) from None
-    except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:  # type: ignore[attr-defined]
-        cached = try_to_load_from_cache(id, "README.md", repo_type="dataset", revision=revision)
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
+        cached = hub.try_to_load_from_cache(id, CARD, repo_type="dataset", revision=revision)
         if isinstance(cached, str):
-            return Path(cached).parent.name
+            return Path(cached).parent.name, False
         raise UserError(f"no access to {id} on the hub ({first_line(error)}): {ADVICE}, or go online") from None
-    if not commit:
+    if not found:
         raise UserError(f"the hub names no commit for {id}; {ADVICE}")
-    return commit
-
-
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return found, True

@@ -106,7 +106,8 @@ def _read_files(path: str, files: tuple[Path, ...], split: str, _: tuple[tuple[i
     options: dict[str, Any] = {"chunksize": ONE_CHUNK} if reader == "json" else {}
     names = {"train": [glob.escape(str(file.absolute())) for file in files]}
     try:
-        with _by_itself(datasets), TemporaryDirectory(prefix="mtad-rows-") as cache:
+        # It would ask a server to count the use of its reader.
+        with quiet(datasets, HF_UPDATE_DOWNLOAD_COUNTS=False), TemporaryDirectory(prefix="mtad-rows-") as cache:
             # Streamed: nothing is copied into the user's cache, and no older copy of a changed file is found there.
             options = {"data_files": names, "split": "train", "streaming": True, "cache_dir": cache, **options}
             rows = list(datasets.load_dataset(reader, **options))
@@ -116,7 +117,7 @@ def _read_files(path: str, files: tuple[Path, ...], split: str, _: tuple[tuple[i
         faults = (
             f"{place}: {fault}" for place, file in zip(places, files, strict=True) if (fault := _fault(file, reader))
         )
-        raise UserError(next(faults, f"{where}: {_one_line(error)}")) from None
+        raise UserError(next(faults, f"{where}: {one_line(error)}")) from None
     if not rows:
         raise UserError(f"{where}: there are no rows in it")
     digest = hashlib.sha256()
@@ -127,16 +128,16 @@ def _read_files(path: str, files: tuple[Path, ...], split: str, _: tuple[tuple[i
 
 
 @contextmanager
-def _by_itself(datasets: Any) -> Iterator[None]:
-    """`datasets` without messages and without counting the use of its readers on a server."""
-    verbosity, counts = datasets.logging.get_verbosity(), datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+def quiet(datasets: Any, **config: bool) -> Iterator[None]:
+    """`datasets` without messages, and with these attributes of its `config`."""
+    verbosity, before = datasets.logging.get_verbosity(), {name: getattr(datasets.config, name) for name in config}
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    vars(datasets.config).update(config)
     try:
         yield
     finally:
         datasets.logging.set_verbosity(verbosity)
-        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counts
+        vars(datasets.config).update(before)
 
 
 def _fault(file: Path, reader: str) -> str | None:
@@ -146,7 +147,7 @@ def _fault(file: Path, reader: str) -> str | None:
         with opened(file, "rb") as stream:
             content = stream.read()
     except (OSError, EOFError, zlib.error) as error:
-        return _one_line(error)
+        return one_line(error)
     if reader == "parquet":
         return None
     whole = reader == "json" and content.lstrip().startswith(b"[") and _suffix(file) == ".json"
@@ -157,7 +158,7 @@ def _fault(file: Path, reader: str) -> str | None:
         except json.JSONDecodeError as error:
             return f"line {number + error.lineno - 1} is no JSON: {error.msg} (column {error.colno})"
         except ValueError as error:
-            return f"{'it' if whole else f'line {number}'} cannot be read: {_one_line(error)}"
+            return f"{'it' if whole else f'line {number}'} cannot be read: {one_line(error)}"
         for row, value in enumerate(values if whole else [values], number):
             if not isinstance(value, dict):
                 return f"row {row} is no object with fields but {json.dumps(value)[:40]}"
@@ -172,7 +173,8 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Another library's message, to be quoted in one of ours."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
