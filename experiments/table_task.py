@@ -48,6 +48,8 @@ def task_notes(summary: Summary) -> Iterator[str]:
     parts = _parts(summary)
     if baseline := _baseline(summary):
         yield f"groups: speed-up of decoding over {baseline}; 95 % intervals in summary.json, not corrected"
+        speedups = [figures["speedup"] for part in parts.values() for figures in part.values()]
+        yield from sorted({f"groups: -: {found['reason']}" for found in speedups if found["value"] is None})
     if _scored(parts):
         yield from _score_notes(parts)
     for name in _own_names(summary):
