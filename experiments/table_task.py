@@ -189,13 +189,9 @@ def _pieces(word: str) -> Iterator[str]:
 
 def _teacher_note(found: Mapping[str, Any]) -> str:
     """How probable the target finds texts that it did not write, and how many these are."""
-    entries = {
-        name: value if isinstance(value, Mapping) else {"value": value, "reason": found.get(f"{name}_reason")}
-        for name, value in found.items()
-        if not name.endswith("_reason")
-    }
-    said = ", ".join(f"{name.replace('_', ' ')} {_plain(entry['value'])}" for name, entry in entries.items())
-    reasons = {entry["reason"] for entry in entries.values() if entry["value"] is None and entry["reason"]}
+    figures = {name: value for name, value in found.items() if not name.endswith("_reason")}
+    said = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in figures.items())
+    reasons = {found[f"{name}_reason"] for name, value in figures.items() if value is None}
     return f"teacher-forced: {'; '.join([said, *sorted(reasons)])}"
 
 

@@ -184,21 +184,13 @@ def test_names_with_marks_of_markup_are_printed_as_they_are() -> None:
 
 
 def test_the_teacher_forced_figures_are_one_note_with_the_reasons_of_what_is_missing() -> None:
-    entry = {"value": 9.87654, "stderr": None, "reason": None}
-    missing = {"value": None, "stderr": None, "reason": "too large for a floating-point number"}
-    texts = {"value": 62, "stderr": None, "reason": None}
-    found = {"token_perplexity": entry, "word_perplexity": missing, "texts": texts}
-    bare = {
-        "token_perplexity": 9.87654,
-        "word_perplexity": None,
-        "word_perplexity_reason": missing["reason"],
-        "texts": 62,
-    }
+    found: dict[str, Any] = {"token_perplexity": 9.87654, "token_perplexity_reason": None, "texts": 62, "window": 512}
+    found |= {"word_perplexity": None, "word_perplexity_reason": "too large for a floating-point number"}
     expected = (
-        "teacher-forced: token perplexity 9.877, word perplexity -, texts 62; too large for a floating-point number"
+        "teacher-forced: token perplexity 9.877, texts 62, window 512, word perplexity -; "
+        "too large for a floating-point number"
     )
-    for teacher in (found, bare):
-        assert list(task_notes({**plain(), "teacher_forced": teacher})) == [expected]
+    assert list(task_notes({**plain(), "teacher_forced": found})) == [expected]
 
 
 def test_the_origin_of_the_prompts_is_one_note_with_the_licence() -> None:
