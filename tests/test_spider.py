@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import sqlite3
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -218,6 +219,12 @@ def test_missing_databases_are_asked_for(task: Spider, tmp_path: Path) -> None:
     file = replace(task, path=str(tmp_path / "dev.jsonl"), databases=str(moved))
     file.check()
     assert len(file.prompts()) == 6
+
+
+def test_a_missing_package_is_asked_for(task: Spider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sqlglot", None)
+    with pytest.raises(UserError, match=r"pip install 'mtad-bench\[tasks\]'"):
+        task.check()
 
 
 def test_the_databases_are_part_of_where_a_task_comes_from(task: Spider) -> None:
