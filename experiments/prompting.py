@@ -62,11 +62,15 @@ class Prompting:
             )
         return tokens
 
+    def ids(self, text: str) -> list[int]:
+        """A plain text's, with what the tokenizer begins texts with."""
+        return [int(token) for token in self.tokenizer(text, verbose=False)["input_ids"]]
+
     def _tokens(self, turns: Sequence[Turn], replies: Sequence[str]) -> list[int]:
         if not self.chat:
             end = "\n" if self.dialogue else ""
             said = [turns[0].plain, *(text for pair in zip(replies, turns[1:], strict=True) for text in _both(*pair))]
-            return [int(token) for token in self.tokenizer("".join(text + end for text in said))["input_ids"]]
+            return self.ids("".join(text + end for text in said))
         messages: list[Mapping[str, str]] = []
         for i, turn in enumerate(turns):
             messages.append({"role": "user", "content": turn.instruction + turn.plain})

@@ -63,7 +63,7 @@ class RunFolder:
         samples: a row for each text.
         judge: a row for each text that a judge model scored.
         grades: a row for each text that the task has graded.
-        teacher: a row for each document whose probability under the target was asked for.
+        teacher: a row for each text of the task whose probability under the target was asked for.
         prompts: a row for each prompt.
         energy: a row for each block of texts under a meter, and for each idle spell.
     """
@@ -73,7 +73,7 @@ class RunFolder:
         self.samples = Journal(path / "samples.jsonl", SAMPLE_KEYS)
         self.judge = Journal(path / "judge.jsonl", JUDGE_KEYS)
         self.grades = Journal(path / "grades.jsonl", GRADE_KEYS)
-        self.teacher = Journal(path / "teacher.jsonl", {"prompt_id", "process_id"})
+        self.teacher = Journal(path / "teacher.jsonl", {"id", "process_id"})
         self.prompts = Journal(path / "prompts.jsonl", {"prompt_id"})
         self.energy = Journal(path / "energy.jsonl", ENERGY_KEYS)
 

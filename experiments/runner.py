@@ -28,6 +28,7 @@ from experiments.scoring import graded, with_grades
 from experiments.settings import Settings
 from experiments.summary import Facts, describe_prompt, with_verdicts, write_summary
 from experiments.table import print_table
+from experiments.teacher import force
 from experiments.tune import choose, plan_trials, record, trial_variants, tuned_variants
 from mtad.errors import UserError
 
@@ -42,6 +43,7 @@ def run(settings: Settings) -> None:
         measure(process)
         score(process)
         judge(process)
+        teach(process)
         measure_energy(process)
         if not process.began:
             say(f"complete already, nothing to measure (fresh=true would measure again): {plan.folder.path}")
@@ -146,6 +148,21 @@ def judge(process: Process) -> None:
             folder.judge.append(
                 {**process.stamp, **key, "judge": name, "origin": redact(asdict(source.origin)), **asdict(verdict)}
             )
+
+
+def teach(process: Process) -> None:
+    """Let the target read what the task's own texts say, each token after the true ones before it."""
+    plan, folder = process.plan, process.plan.folder
+    known = {record["id"] for record in folder.teacher.rows()}
+    texts = {prompt.id: plan.settings.task.reference(prompt) for prompt in plan.prompts if prompt.id not in known}
+    unread = {name: text for name, text in texts.items() if text is not None}
+    if not unread:
+        return
+    say(f"{len(unread)} texts for the target to read")
+    target, encode = process.bench.pair.target, plan.prompting.ids
+    process.begin()
+    for name, text in unread.items():
+        folder.teacher.append({**process.stamp, "process_id": process.id, **asdict(force(target, encode, name, text))})
 
 
 def measure_energy(process: Process) -> None:

@@ -7,15 +7,18 @@ figures and files of its own, and writes summary.json. Refuses to know models an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from experiments.energy_report import Energy
+from experiments.figure import figure
 from experiments.journal import SCHEMA_VERSION, Row, replace, to_json
 from experiments.records import RunFolder, stable_hash, text_key
 from experiments.redact import redact
 from experiments.report import summarise
 from experiments.task import Prompt, Task
+from experiments.teacher import Forced
+from experiments.teacher import figures as teacher_figures
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,21 @@ def write_summary(
             file = folder.path / name
             file.parent.mkdir(parents=True, exist_ok=True)
             replace(file, "".join(to_json(line) + "\n" for line in lines))
-    summary |= {**facts.others, "task_origin": redact(dict(task.origin()))}
+    forced = _forced(folder.teacher.rows())
+    summary |= {**facts.others, "task_origin": redact(dict(task.origin())), "teacher_forced": forced}
     folder.write_json("summary.json", summary)
     return summary
+
+
+def _forced(records: Sequence[Row]) -> dict[str, Any] | None:
+    """How probable the target finds the task's own texts; None where it was not asked."""
+    if not records:
+        return None
+    texts = [Forced(**{field.name: record[field.name] for field in fields(Forced)}) for record in records]
+    found: dict[str, Any] = {}
+    for name, one in teacher_figures(texts).items():
+        found |= figure(name, one["value"], one["reason"])
+    return {**found, "tokens": sum(text.tokens for text in texts), "window": texts[0].window, "stride": texts[0].stride}
 
 
 def with_verdicts(rows: Sequence[Row], verdicts: Sequence[Row], judge: str) -> list[Row]:
