@@ -48,8 +48,7 @@ def task_notes(summary: Summary) -> Iterator[str]:
     parts = _parts(summary)
     if baseline := _baseline(summary):
         yield f"groups: speed-up of decoding over {baseline}; 95 % intervals in summary.json, not corrected"
-        speedups = [figures["speedup"] for part in parts.values() for figures in part.values()]
-        yield from sorted({f"groups: -: {found['reason']}" for found in speedups if found["value"] is None})
+        yield from sorted({f"groups: {reason}" for part in parts.values() for reason in _missing(part, baseline)})
     if _scored(parts):
         yield from _score_notes(parts)
     for name in _own_names(summary):
@@ -74,6 +73,13 @@ def _baseline(summary: Summary) -> str | None:
     groups = (summary.get("groups") or {}).values()
     references = {figures["speedup"]["reference"] for group in groups for figures in group.values()}
     return references.pop() if references and len(_shown(summary)) > 1 else None
+
+
+def _missing(part: Part, baseline: str) -> Iterator[str]:
+    """Why a speed-up, or its interval, is missing."""
+    for found in (figures["speedup"] for label, figures in part.items() if label != baseline):
+        if found["reason"]:
+            yield ("-: " if found["value"] is None else "") + found["reason"]
 
 
 def _parts(summary: Summary) -> dict[str, Part]:

@@ -139,10 +139,11 @@ def test_a_group_without_a_score_shows_a_dash_and_the_reason_is_told() -> None:
     assert [str(table.title) for table in task_tables(none)] == ["Speed-up over autoregressive by group"]
 
 
-def test_notes_say_that_the_intervals_of_groups_are_not_corrected_and_why_a_speed_up_is_missing() -> None:
+def test_notes_say_that_the_intervals_of_groups_are_not_corrected_and_why_some_are_missing() -> None:
     summary = grouped(["a", "b"])
-    (note,) = (note for note in task_notes(summary) if note.startswith("groups"))
+    note, few = (note for note in task_notes(summary) if note.startswith("groups"))
     assert "autoregressive" in note and "not corrected" in note and "summary.json" in note
+    assert few == "groups: no interval: fewer than 5 prompts"
     rows = [row(label, p, group=p, seconds=timed(0.0, 0.0 if p == "p" else 1.0)) for label in LABELS for p in "pq"]
     timeless = summary_of(rows, LABELS)
     assert cells(printed(timeless), "mtad")[:2] == ["-", "1.00"]
