@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.acceptance import NO_DRAFT, acceptance
+from experiments.by_group import by_group
 from experiments.comparisons import compare_all, correct_together
 from experiments.energy_report import Energy
 from experiments.figure import figure, mean, ratio
@@ -73,18 +74,24 @@ def summarise(
         else all(process.get("noninferiority_margin") == margin for process in wrote),
         "comparisons": correct_together([*compare_all(rows, pairs), *energy.compare(pairs)], margin),
         **frontier(by_label, decoders, margin),
+        **by_group(by_label, baseline_of(labels), lambda of_group: _decoder(of_group, ())),
     }
+
+
+def baseline_of(labels: Sequence[str]) -> str:
+    """What every variant is compared with: autoregressive decoding, or else the first reference."""
+    return BASELINE if BASELINE in labels else labels[:2][-1]
 
 
 def compared(labels: Sequence[str], groups: Mapping[str, str] = NO_GROUPS) -> list[tuple[str, str]]:
     """The pairs (variant, reference) that are compared, those with one reference together.
 
-    Every variant is compared with the baseline, or else the first reference, and with the yardsticks; the decoder under
+    Every variant is compared with the baseline and with the yardsticks; the decoder under
     study (and its tuned form, which follows it) with every reference. Points of a frontier are compared with the
     baseline alone, and nothing with them.
     """
     variants = [label for label in labels if groups.get(label) != GROUP]
-    baseline = BASELINE if BASELINE in labels else labels[:2][-1]
+    baseline = baseline_of(labels)
     group = groups.get(labels[0], "")
     studied = [labels[0], *(label for label in variants[1:2] if group and groups.get(label, group) not in ("", group))]
     references = dict.fromkeys([*variants[1:], *(label for label in variants if label == BASELINE)])

@@ -10,10 +10,11 @@ from rich.table import Table
 
 from experiments.frontier import GROUP as FRONTIER
 from experiments.quality import NO_JUDGE
-from experiments.report import BASELINE
+from experiments.report import baseline_of
 from experiments.table_compared import compared_with, comparison_notes, comparison_table, mark_notes, shown_of
 from experiments.table_frontier import distances, frontier_notes, frontier_tables
 from experiments.table_style import Summary, number, plain_table, readable, share
+from experiments.table_task import task_notes, task_tables
 
 LEAST_SECONDS = 10.0  # of a block of energy
 
@@ -22,13 +23,13 @@ def print_table(summary: Summary, console: Console | None = None) -> None:
     """A table of figures, one of comparisons, and what they leave open; of each group, if there are several."""
     console = readable(console)
     labels = list(summary["decoders"])
-    baseline = BASELINE if BASELINE in labels else labels[:2][-1]  # the first reference
+    baseline = baseline_of(labels)
     for title, shown in _groups(summary):
         shown = sorted(shown, key=lambda label: -(summary["decoders"][label]["tokens_per_target_forward"] or 0))
         console.print(_figures(summary, shown, title))
         if compared := comparison_table(compared_with(summary, baseline, shown), baseline):
             console.print(compared)
-    for table in frontier_tables(summary):
+    for table in (*frontier_tables(summary), *task_tables(summary)):
         console.print(table)
     with_baseline, away = compared_with(summary, baseline, labels), distances(summary)
     notes = (
@@ -36,6 +37,7 @@ def print_table(summary: Summary, console: Console | None = None) -> None:
         *mark_notes(summary, [*shown_of(with_baseline), *away]),
         *comparison_notes(with_baseline),
         *frontier_notes(away),
+        *task_notes(summary),
     )
     for note in notes:
         console.print(note, style="dim", markup=False)
