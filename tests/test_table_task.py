@@ -9,28 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments.by_group import by_group
-from experiments.journal import Row
-from experiments.report import summarise
 from experiments.table_task import task_notes, task_tables
-from tests.made_rows import row, timed
+from tests.made_rows import row, summary_of, timed
 
 SPEC_BENCH = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")
 MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 LABELS = ("mtad", "autoregressive", "speculative")
-
-
-def summary_of(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
-    """A summary with groups."""
-
-    def figures(own: Sequence[Row]) -> dict[str, Any]:
-        of_label: dict[str, Any] = summarise(own, "id", "tiny", "toy", [own[0]["variant"]])["decoders"]
-        found: dict[str, Any] = of_label[own[0]["variant"]]
-        return found
-
-    by_label = {label: [r for r in rows if r["variant"] == label] for label in labels}
-    baseline = "autoregressive" if "autoregressive" in labels else labels[:2][-1]
-    return summarise(rows, "id", "tiny", "toy", labels) | by_group(by_label, baseline, figures)
 
 
 def grouped(groups: Sequence[str], labels: Sequence[str] = LABELS) -> dict[str, Any]:
@@ -40,12 +24,12 @@ def grouped(groups: Sequence[str], labels: Sequence[str] = LABELS) -> dict[str, 
         for i, name in enumerate(groups):
             seconds = 1.0 if label == "autoregressive" else 1 / (i + 1)
             rows += [row(label, f"{name}/{n}", group=name, seconds=timed(0.1, seconds)) for n in range(3)]
-    return summary_of(rows, labels)
+    return summary_of(rows, *labels)
 
 
 def plain() -> dict[str, Any]:
     """Of a task without groups."""
-    return summary_of([row(label, "p") for label in LABELS], LABELS)
+    return summary_of([row(label, "p") for label in LABELS], *LABELS)
 
 
 def printed(summary: dict[str, Any]) -> list[str]:
@@ -63,7 +47,7 @@ def cells(lines: Sequence[str], label: str) -> list[str]:
 
 
 def test_a_task_without_groups_figures_or_origin_has_no_table_and_no_note() -> None:
-    summary = summary_of([row(label, p) for label in LABELS for p in "pq"], LABELS)
+    summary = summary_of([row(label, p) for label in LABELS for p in "pq"], *LABELS)
     for known in (summary, {**summary, "teacher_forced": None, "task_origin": {}}):
         assert not list(task_tables(known)) and not list(task_notes(known))
     del summary["groups"]  # summaries of the first versions
@@ -129,13 +113,13 @@ def test_points_of_a_frontier_are_left_to_its_own_tables() -> None:
 def test_a_group_without_a_score_shows_a_dash_and_the_reason_is_told() -> None:
     rows = [row(label, "p", group="maths") for label in LABELS]
     rows += [row(label, "q", group="talk", score=None, grades={}) for label in LABELS]
-    summary = summary_of(rows, LABELS)
+    summary = summary_of(rows, *LABELS)
     assert cells(printed(summary), "mtad")[3:] == ["1.000", "-", "-"]
     notes = list(task_notes(summary))
     assert "score by group: accuracy: maths" in notes
     (why,) = (note for note in notes if "no score" in note)
     assert "talk" in why and "maths" not in why
-    none = summary_of([{**r, "score": None, "grades": {}} for r in rows], LABELS)
+    none = summary_of([{**r, "score": None, "grades": {}} for r in rows], *LABELS)
     assert [str(table.title) for table in task_tables(none)] == ["Speed-up over autoregressive by group"]
 
 
@@ -145,7 +129,7 @@ def test_notes_say_that_the_intervals_of_groups_are_not_corrected_and_why_some_a
     assert "autoregressive" in note and "not corrected" in note and "summary.json" in note
     assert few == "groups: no interval: fewer than 5 prompts"
     rows = [row(label, p, group=p, seconds=timed(0.0, 0.0 if p == "p" else 1.0)) for label in LABELS for p in "pq"]
-    timeless = summary_of(rows, LABELS)
+    timeless = summary_of(rows, *LABELS)
     assert cells(printed(timeless), "mtad")[:2] == ["-", "1.00"]
     assert any(note.startswith("groups: -: a division by zero") for note in task_notes(timeless))
 
@@ -178,7 +162,7 @@ def test_many_figures_of_a_task_fit_100_columns_too() -> None:
 
 def test_names_with_marks_of_markup_are_printed_as_they_are() -> None:
     rows = [row(label, "p", group="[b]x[/]") for label in ("[red]a", "autoregressive")]
-    summary = summary_of(rows, ["[red]a", "autoregressive"])
+    summary = summary_of(rows, "[red]a", "autoregressive")
     summary["decoders"]["[red]a"]["task_figures"] = {"[i]f": {"value": 1.0, "stderr": None, "reason": None}}
     text = "\n".join(printed(summary))
     assert "[b]x[/]" in text and "[red]a" in text and "[i]f" in text
