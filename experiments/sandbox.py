@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from random import SystemRandom
 from threading import Event, Timer
 
 from experiments.seccomp import seccomp_filter
@@ -90,8 +91,8 @@ def run_python(text: str, *frames: bytes, limits: Limits, unsafe: bool = False) 
 
 
 def _user() -> int:
-    """Whom root becomes in the box: someone of its own, since the limit on processes counts by user."""
-    return 40_000 + os.getpid() % 20_000
+    """Whom root becomes in the box: someone of its own, since processes are counted by user on the whole machine."""
+    return SystemRandom().randrange(40_000, 60_000)
 
 
 def _box(limits: Limits, rules: int) -> list[str]:

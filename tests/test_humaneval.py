@@ -157,6 +157,21 @@ def test_a_program_that_ends_before_it_defines_anything_fails() -> None:
 
 @pytest.mark.attacks
 @pytest.mark.usefixtures("_box")
+def test_the_answers_process_has_two_pipes_and_nothing_else() -> None:
+    pipes = """
+    import os
+    found = {}
+    for descriptor in range(1024):
+        try: found[descriptor] = os.fstat(descriptor).st_mode >> 12  # 1: pipe, 2: character device
+        except OSError: pass
+    return 2 if sorted(found.values()) == [1, 1, 2, 2, 2] and found[0] == found[1] == found[2] == 2 else found
+"""
+    always_two = {**rows()[0], "test": "def check(candidate):\n    assert candidate([1]) == 2\n"}
+    assert grade(pipes, always_two) == PASSED
+
+
+@pytest.mark.attacks
+@pytest.mark.usefixtures("_box")
 def test_the_answers_process_holds_no_text_of_the_test() -> None:
     # What it looks for is not in its own constants: an expected value of the test, with what stands before it.
     spy = """
@@ -190,6 +205,24 @@ def test_without_the_sandbox_the_task_refuses_unless_told_to_be_unsafe(
         HumanEval(unsafe=True).check()
     finally:
         missing.cache_clear()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_defaults_pass_the_check_without_the_sandbox() -> None:
+    HumanEval(unsafe=True).check()
+
+
+@pytest.mark.usefixtures("_box")
+def test_the_defaults_pass_the_check_in_the_sandbox() -> None:
+    HumanEval().check()
+
+
+@pytest.mark.parametrize(
+    "options", [{"memory_mb": 8}, {"memory_mb": -1}, {"seconds": 0.001}, {"seconds": float("nan")}]
+)
+def test_limits_that_no_answer_can_keep_are_refused_before_anything_is_generated(options: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=r"task\.(memory_mb|seconds)=") as caught:
+        HumanEval(unsafe=True, **options).check()  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 

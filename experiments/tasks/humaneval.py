@@ -24,6 +24,12 @@ _INSTRUCTION = (
     "Complete this Python function. Answer with the whole function in one ```python block, with its imports.\n\n"
 )
 _TRIES = (1, 2, 5, 10, 100)  # the k of pass@k; the number of texts per prompt is one too
+_EASY_ROW = {
+    "prompt": 'def one():\n    """ Return 1. """\n',
+    "entry_point": "one",
+    "test": "def check(candidate):\n    assert candidate() == 1\n",
+}
+_EASY = Prompt("the simplest function", (Turn(_EASY_ROW["prompt"]),), _EASY_ROW)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +54,23 @@ class HumanEval(RowTask):
 
     def check(self) -> None:
         """Nothing is generated that could not be run safely, unless the user takes the risk."""
+        if not isinstance(self.seconds, int | float) or not 0 < self.seconds < 86_400:
+            raise UserError(
+                f"task.seconds={self.seconds}: the time for one answer is a number above 0, and below a day"
+            )
+        if not isinstance(self.memory_mb, int) or self.memory_mb < 1:
+            raise UserError(
+                f"task.memory_mb={self.memory_mb}: the memory for an answer is a whole number of MB above 0"
+            )
         if not self.unsafe and (reason := missing()):
             raise UserError(
                 f"task=humaneval runs code that a model wrote, and it cannot be boxed in here: {reason}; "
                 "task.unsafe=true runs it without a sandbox, with your rights"
+            )
+        if self.grade(_EASY, "    return 1\n") != {"pass@1": 1.0, "timed_out": 0.0}:
+            raise UserError(
+                f"task=humaneval: not even the simplest right answer passes with task.seconds={self.seconds} and "
+                f"task.memory_mb={self.memory_mb}; raise them"
             )
 
     def prompt(self, row: Row) -> Prompt:
@@ -68,6 +87,12 @@ class HumanEval(RowTask):
             limits=Limits(seconds=self.seconds, memory_mb=self.memory_mb),
             unsafe=self.unsafe,
         )
+        if outcome.said and not outcome.said.startswith((b"passed", b"failed")):  # no answer can say anything here
+            reason = outcome.said.decode(errors="replace").strip().splitlines()[-1:]
+            raise UserError(
+                f"task=humaneval: the sandbox itself failed on {prompt.id} ({'; '.join(reason)[:200]}): "
+                f"raise task.memory_mb={self.memory_mb}, or grade again with fewer other processes on this machine"
+            )
         return {"pass@1": float(outcome.said == b"passed"), "timed_out": float(outcome.timed_out)}
 
     def figures(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
