@@ -25,7 +25,7 @@ BELOW = {  # the packages of ours that each may import, itself apart
 }
 OURS = {*BELOW, "run", "tests", "conf"}
 CONFIGURATION = {"hydra", "omegaconf"}  # what algorithms do not know
-OPTIONAL = ("datasets", "lm_eval", "matplotlib", "pandas", "submitit", "vllm", "wandb")
+OPTIONAL = ("datasets", "lm_eval", "matplotlib", "pandas", "rouge_score", "sqlglot", "submitit", "vllm", "wandb")
 NO_PAPER = {"baselines.autoregressive"}  # plain sampling has no one source
 MACHINE_PATH = re.compile(rf"(?<![\w.])/(?:{'|'.join(('home', 'root', 'work', 'Users'))})/\w")
 

@@ -35,14 +35,20 @@ DATABASES = {
 }
 
 
+def make_databases(folder: Path) -> Path:
+    """The databases that the fixture asks about, in a folder of this one."""
+    for name, script in DATABASES.items():
+        (folder / "database" / name).mkdir(parents=True)
+        connection = sqlite3.connect(folder / "database" / name / f"{name}.sqlite")
+        connection.executescript(script)
+        connection.close()
+    return folder / "database"
+
+
 @pytest.fixture
 def task(tmp_path: Path) -> Spider:
     """The fixture's rows with databases beside them, under the options of the YAML."""
-    for name, script in DATABASES.items():
-        (tmp_path / "database" / name).mkdir(parents=True)
-        connection = sqlite3.connect(tmp_path / "database" / name / f"{name}.sqlite")
-        connection.executescript(script)
-        connection.close()
+    make_databases(tmp_path)
     (tmp_path / "dev.jsonl").write_bytes(FIXTURE.read_bytes())
     return spider(tmp_path)
 
