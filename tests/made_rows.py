@@ -29,6 +29,7 @@ def row(variant: str, prompt: str, repeat: int = 0, **changes: Any) -> Row:
         "repeat": repeat,
         "process_id": "1",
         "code": "c",
+        "prompt_token_ids": None,
         "token_ids": [5, 6, 5, 6],
         "decoder": variant,
         "kind": "session",
