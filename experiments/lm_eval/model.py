@@ -123,7 +123,9 @@ class DecoderModel:
         if sampled:
             return longest, stop, construct("generation_kwargs", Sampling, {**asdict(mine.sampling), **told})
         if self._heated:
-            self._warn("temperature does not count: the task asks for greedy answers (--gen_kwargs do_sample=true)")
+            self._warn(
+                "temperature does not count: the task is greedy without --gen_kwargs do_sample=true,temperature=..."
+            )
         return longest, stop, replace(mine.sampling, greedy=True)
 
     # -- scoring -----------------------------------------------------------------------------------------------

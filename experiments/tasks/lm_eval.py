@@ -33,6 +33,7 @@ FEWSHOT_SEED = 1234  # lm-eval's own default
 LONGEST = 256  # tokens, lm-eval's own default
 SLOW = ("bleu", "chrf", "chrf++", "ter")  # whose bootstrap lm-eval keeps short
 FEW_ITERATIONS = 100
+LONGEST_TEXT = 100_000  # characters that are scored; the time of some of lm-eval's patterns grows with their square
 
 Found = dict[tuple[str, str], Any]  # what a text's metrics are, by metric and filter
 
@@ -151,7 +152,7 @@ class _Loaded:
         """What lm-eval makes of a text; None where its code fails on it."""
         try:
             with _quiet():
-                return self._score(self.requests[id], text)
+                return self._score(self.requests[id], text[:LONGEST_TEXT])
         except Exception:  # filters and metrics of others, on whatever a model wrote
             return None
 
