@@ -77,7 +77,7 @@ def test_a_run_ends_with_lm_evals_figures_in_its_summary(saved_pair: Path, tmp_p
     figure = {"value": 0.0, "stderr": 0.0}
     names = ("exact_match,strict-match", "exact_match,flexible-extract")
     assert summary["decoders"]["mtad"]["task_figures"] == dict.fromkeys(names, figure)
-    assert summary["task_origin"]["task"] == "local_sums" and str(ROOT) not in file.read_text(encoding="utf-8")
+    assert summary["task_origin"]["id"].endswith(": local_sums") and str(ROOT) not in file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("text", ["", "\x00", "\ud800 #### \ud800", "#### " + "9" * 5000, "9" * LONGEST_TEXT * 10])

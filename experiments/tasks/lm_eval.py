@@ -105,15 +105,17 @@ class LmEval(Task):
         return figures
 
     def origin(self) -> Mapping[str, Any]:
-        task = _loaded(self).task
-        place = task.config.dataset_path or task.DATASET_PATH
+        found = _loaded(self)
+        config = found.task.config
+        place = config.dataset_path or found.task.DATASET_PATH
         return {
-            "lm_eval": version("lm_eval"),
-            "task": self.name,
-            "version": str(task.VERSION),
-            "num_fewshot": task.config.num_fewshot,
+            "id": f"lm-eval {version('lm_eval')}: {self.name}",
+            "version": str(found.task.VERSION),
+            "num_fewshot": config.num_fewshot,
             "dataset": Path(place).name if place and Path(place).exists() else place,
-            "subset": task.config.dataset_name,
+            "subset": config.dataset_name,
+            "split": config.test_split or config.validation_split,
+            "rows": len(found.requests),
             "licence": self.licence,
             "citation": self.citation,
         }
