@@ -30,7 +30,7 @@ class Settings:
 
     Attributes:
         model: the option of the group `model`; the names of the two models, if others than the YAML's are asked for.
-        task_name: the option of the group `task`.
+        task_name: the option of the group `task`, and the task's own name where that is another.
         variants: the decoder under study first.
         left_out: decoders that reference=all names and that cannot run here, with the reason.
         skip: how many of the task's first prompts are left to others.
@@ -94,6 +94,8 @@ def read_settings(composed: DictConfig) -> Settings:
     target, draft = (_model(config["model"], role) for role in ROLES)
     model, task_name = _model_name(target, draft), groups.choice("task")
     task: Task = build(f"task {task_name}", config["task"])
+    if task.name not in ("", task_name):  # one of several that a YAML stands for
+        task_name = f"{task_name}-{task.name}"
     frontier = construct("frontier", FrontierSettings, config["frontier"])
     variants = make_variants(config["decoder"], config["sampling"], config["reference"], frontier)
     limit, longest, resume = (config[key] for key in ("limit", "max_new_tokens", "resume"))

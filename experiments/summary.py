@@ -94,7 +94,12 @@ def _forced(records: Sequence[Row]) -> dict[str, Any] | None:
     found: dict[str, Any] = {}
     for name, one in teacher_figures(texts).items():
         found |= figure(name, one["value"], one["reason"])
-    return {**found, "tokens": sum(text.tokens for text in texts if text.log_likelihood is not None), "window": texts[0].window, "stride": texts[0].stride}
+    return {
+        **found,
+        "tokens": sum(text.tokens for text in texts if text.log_likelihood is not None),
+        "window": texts[0].window,
+        "stride": texts[0].stride,
+    }
 
 
 def with_verdicts(rows: Sequence[Row], verdicts: Sequence[Row], judge: str) -> list[Row]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.source import Row
+from experiments.dataset.row_task import Row
 from experiments.task import Prompt
 from experiments.tasks.chatalpaca import ChatAlpaca
 from mtad.errors import UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.source import Row
+from experiments.dataset.row_task import Row
 from experiments.tasks.chatgpt_prompts import ChatgptPrompts
 from mtad.errors import UserError
 

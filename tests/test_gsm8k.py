@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.source import Row
+from experiments.dataset.row_task import Row
 from experiments.task import Prompt
 from experiments.tasks.gsm8k import Gsm8k
 from mtad.errors import UserError

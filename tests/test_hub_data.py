@@ -18,7 +18,7 @@ Asked = tuple[str, str | None, str | None, str]
 # In a process of its own: the hub's address is read when its library is imported.
 PROGRAM = """
 import json, sys
-from experiments.reading import read
+from experiments.dataset.reading import read
 from mtad.errors import UserError
 for id, subset, revision, split in json.loads(sys.argv[1]):
     try:

@@ -14,9 +14,9 @@ from textwrap import indent
 import pytest
 from omegaconf import OmegaConf
 
+from experiments.dataset.row_task import Row
 from experiments.fences import fenced
-from experiments.sandbox import missing
-from experiments.source import Row
+from experiments.safety.sandbox import missing
 from experiments.task import Prompt
 from experiments.tasks.humaneval import HumanEval, pass_at, solution
 from mtad.errors import UserError

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import sandbox
-from experiments.sandbox import Limits, Outcome, missing, run_python
-from experiments.seccomp import seccomp_filter
+from experiments.safety import sandbox
+from experiments.safety.sandbox import Limits, Outcome, missing, run_python
+from experiments.safety.seccomp import seccomp_filter
 
 ROOT = Path(__file__).parents[1]
 # The bound on memory tells the processes of this worker from all others: it stands in their command lines.

@@ -17,8 +17,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from experiments.dataset.row_task import Row, RowTask
 from experiments.optional import need
-from experiments.source import Row, RowTask
 from experiments.task import Prompt, Turn
 from mtad.errors import UserError
 

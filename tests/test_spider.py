@@ -14,7 +14,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from experiments.sqlite import Rows
+from experiments.safety.sqlite import Rows
 from experiments.task import Prompt
 from experiments.tasks.spider import Spider, components, same, statement
 from mtad.errors import UserError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.sqlite import FUNCTIONS, Limits, SqlError, SqlTimeoutError, execute, read_schema
+from experiments.safety.sqlite import FUNCTIONS, Limits, SqlError, SqlTimeoutError, execute, read_schema
 from mtad.errors import UserError
 
 LIMITS = Limits(steps=3_000_000)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from experiments import runner, sandbox
+from experiments import runner
 from experiments.build import build
-from experiments.source import RowTask
+from experiments.dataset.row_task import RowTask
+from experiments.safety import sandbox
 from tests.helpers import CONF
 from tests.test_spider import make_databases
 from tests.toy import settings_of

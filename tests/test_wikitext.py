@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.source import Row
+from experiments.dataset.row_task import Row
 from experiments.task import Prompt
 from experiments.tasks.wikitext import WikiText, articles
 from mtad.errors import UserError

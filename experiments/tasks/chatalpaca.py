@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from experiments.source import Row, RowTask
+from experiments.dataset.row_task import Row, RowTask
 from experiments.task import Prompt, Turn
 
 # Field of a row, then the fields of an utterance: the file on GitHub, and its copy on the hub.

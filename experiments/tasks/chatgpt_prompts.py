@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from experiments.source import Row, RowTask
+from experiments.dataset.row_task import Row, RowTask
 from experiments.task import Prompt, Turn
 
 

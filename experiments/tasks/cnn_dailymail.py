@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from experiments.dataset.row_task import Row, RowTask
 from experiments.optional import need
-from experiments.source import Row, RowTask
 from experiments.task import Prompt, Turn
 
 # rougeL is the headline: the longest common subsequence of both texts as they are. What papers on this data set call

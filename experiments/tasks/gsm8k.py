@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from experiments.source import Row, RowTask
+from experiments.dataset.row_task import Row, RowTask
 from experiments.task import Prompt, Turn
 from mtad.errors import UserError
 

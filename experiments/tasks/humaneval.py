@@ -1,6 +1,6 @@
 """HumanEval: complete a Python function from its signature and docstring (Chen et al. 2021, arXiv 2107.03374).
 
-The answer is run against the data set's tests, in a box: see `experiments/sandbox.py`.
+The answer is run against the data set's tests, in a box: see `experiments/safety/sandbox.py`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from math import comb, sqrt
 from statistics import mean, stdev
 from typing import Any
 
+from experiments.dataset.row_task import Row, RowTask
 from experiments.fences import fenced
-from experiments.sandbox import Limits, missing, program, run_python
-from experiments.source import Row, RowTask
+from experiments.safety.sandbox import Limits, missing, program, run_python
 from experiments.task import Prompt, Turn
 from mtad.errors import UserError
 

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import quote
 
-from experiments.source import Row, RowTask
+from experiments.dataset.row_task import Row, RowTask
 from experiments.task import Prompt, Turn
 
 

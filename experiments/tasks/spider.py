@@ -36,10 +36,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from experiments.dataset.row_task import Row, RowTask
 from experiments.fences import fenced
 from experiments.optional import need
-from experiments.source import Row, RowTask
-from experiments.sqlite import Limits, Rows, SqlError, SqlTimeoutError, execute, read_schema
+from experiments.safety.sqlite import Limits, Rows, SqlError, SqlTimeoutError, execute, read_schema
 from experiments.task import Prompt, Turn
 from mtad.errors import UserError
 

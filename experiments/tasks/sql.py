@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from experiments import sqlite
-from experiments.sqlite import Limits, Rows
+from experiments.safety import sqlite
+from experiments.safety.sqlite import Limits, Rows
 from experiments.task import Prompt, Task, read_prompts
 
 _DATA = Path(__file__).parent / "data"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from experiments.source import Row, RowTask
+from experiments.dataset.row_task import Row, RowTask
 from experiments.task import Prompt, Turn
 from mtad.errors import UserError
 

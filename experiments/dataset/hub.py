@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.dataset.reading import one_line, quiet
 from experiments.optional import need
-from experiments.reading import one_line, quiet
 from mtad.errors import UserError, first_line
 from mtad.hub import TIMEOUT_SECONDS
 

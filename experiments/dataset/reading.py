@@ -180,7 +180,7 @@ def one_line(error: Exception) -> str:
 
 @lru_cache(maxsize=8)
 def _read_hub(id: str, subset: str | None, revision: str | None, split: str) -> Table:
-    from experiments.hub_data import read_split  # it imports what asks the hub, which local files do without
+    from experiments.dataset.hub import read_split  # it imports what asks the hub, which local files do without
 
     rows, commit = read_split(id, subset, revision, split)
     if not rows:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.reading import Table, read
+from experiments.dataset.reading import Table, read
 from experiments.task import Prompt, Task
 from mtad.errors import UserError
 

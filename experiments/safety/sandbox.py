@@ -21,7 +21,7 @@ from pathlib import Path
 from random import SystemRandom
 from threading import Event, Timer
 
-from experiments.seccomp import seccomp_filter
+from experiments.safety.seccomp import seccomp_filter
 
 _HERE = Path(__file__).parent
 _MOST_OUTPUT = 1 << 16  # bytes; who says more is stopped
