@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from tests.toy import WORDS
 
 POSITIONS = 64
+
+# absl, which rouge-score imports, keeps the stderr that it finds and closes it once Hydra sets logging up anew; that
+# must not be the one that pytest puts in place for a test.
+with redirect_stderr(sys.__stderr__), suppress(ImportError):
+    import absl.logging  # noqa: F401
 
 # The models of tests are too small for threads to pay, and the tests themselves may run in parallel.
 torch.set_num_threads(1)

@@ -106,7 +106,10 @@ def test_intervals_of_a_handful_of_units_hold_the_truth_about_as_often_as_they_s
 @pytest.mark.parametrize("repeats", [1, 2])
 def test_an_independent_script_finds_the_same_intervals(repeats: int, tmp_path: Path) -> None:
     rows = random_rows(30, repeats)
-    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    told = ("variant", "prompt_id", "turn", "repeat", "process_id")
+    grades = [{**{key: row[key] for key in told}, "grades": {"accuracy": row.pop("score")}} for row in map(dict, rows)]
+    for name, records in (("samples", rows), ("grades", grades)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
 
     def script(summary: dict[str, Any]) -> subprocess.CompletedProcess[str]:
         (tmp_path / "summary.json").write_text(json.dumps(summary))

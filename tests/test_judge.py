@@ -52,6 +52,7 @@ def row(judged: Judged | None, **changes: Any) -> dict[str, Any]:
     """As much of a row as quality looks at."""
     return {
         "prompt_id": "p",
+        "turn": 0,
         "repeat": 0,
         "token_ids": [1],
         "finish": "eos",
