@@ -156,3 +156,8 @@ def test_all_references_of_gsm8k_score_one_by_lm_evals_own_task(data: Path, tmp_
     assert len(task.prompts()) == len(gold)
     written = [{"prompt_id": prompt.id, "repeat": 0, "text": " " + gold[prompt.id]} for prompt in task.prompts()]
     assert {figure["value"] for figure in task.figures(written).values()} == {1.0}
+
+
+def test_a_run_is_named_after_the_task_of_lm_eval() -> None:
+    settings = settings_of("task=lm_eval", "task.name=local_sums", f"task.include={FOLDER}")
+    assert (settings.task_name, settings.name) == ("lm_eval-local_sums", "tiny-lm_eval-local_sums-mtad")

@@ -26,7 +26,6 @@ from mtad.loading import ModelSpec, content_hash, inspect_pair
 from tests.toy import ROOT, Toy, composed, settings_of, toy_settings
 
 CONF = ROOT / "conf"
-LM_EVAL = ROOT / "tests" / "fixtures" / "lm_eval"
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -71,13 +70,9 @@ def test_every_model_task_and_sampling_yaml_composes_and_builds() -> None:
         settings = settings_of(f"model={name}")
         for spec in (settings.target, settings.draft):
             assert isinstance(spec, ModelSpec) and (spec.id or spec.path) and spec.dtype in ("fp32", "bf16", "fp16")
-    for name in options("task"):
-        if name == "lm_eval":  # stands for many tasks
-            settings = settings_of("task=lm_eval", "task.name=local_sums", f"task.include={LM_EVAL}")
-            assert settings.task_name == "lm_eval-local_sums" and settings.name == "tiny-lm_eval-local_sums-mtad"
-        else:
-            settings = settings_of(f"task={name}")
-            assert settings.task.name == settings.task_name == name
+    for name in set(options("task")) - {"lm_eval"}:  # which stands for many tasks
+        settings = settings_of(f"task={name}")
+        assert settings.task.name == settings.task_name == name
         assert settings.max_new_tokens == settings.task.max_new_tokens >= 1
     for name in options("sampling"):
         assert settings_of(f"sampling={name}").variants[0].sampling.greedy == (name == "greedy")
