@@ -81,7 +81,12 @@ def write_summary(
             file.parent.mkdir(parents=True, exist_ok=True)
             replace(file, "".join(to_json(line) + "\n" for line in lines))
     forced = _forced(folder.teacher.rows())
-    summary |= {**facts.others, "task_origin": redact(dict(task.origin())), "teacher_forced": forced}
+    summary |= {
+        **facts.others,
+        "grouping": task.grouping,
+        "task_origin": redact(dict(task.origin())),
+        "teacher_forced": forced,
+    }
     folder.write_json("summary.json", summary)
     return summary
 

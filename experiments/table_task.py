@@ -28,16 +28,16 @@ Lines = Mapping[str, Sequence[str]]  # of a table: the cells beside each label
 
 def task_tables(summary: Summary) -> Iterator[Table]:
     """By group the speed-up (tokens/s of a variant alone) and the score; figures of the task that are no mean."""
-    parts, baseline = _parts(summary), _baseline(summary)
+    parts, baseline, by = _parts(summary), _baseline(summary), summary.get("grouping", "group")
     if parts and baseline:
         speedups = _by_part(summary, lambda figures: figures["speedup"]["value"], 2)
-        yield from _tables(f"Speed-up over {baseline} by group", [*parts], speedups, _prompts(parts))
+        yield from _tables(f"Speed-up over {baseline} by {by}", [*parts], speedups, _prompts(parts))
     elif parts:
         speeds = _by_part(summary, lambda figures: figures["tokens_per_second"], 1)
-        yield from _tables("Tokens/s by group", [*parts], speeds, _prompts(parts))
+        yield from _tables(f"Tokens/s by {by}", [*parts], speeds, _prompts(parts))
     if _scored(parts):
         scores = _by_part(summary, lambda figures: figures["score"]["value"], 3)
-        yield from _tables("Score by group", [*parts], scores, _prompts(parts))
+        yield from _tables(f"Score by {by}", [*parts], scores, _prompts(parts))
     if names := _own_names(summary):
         own = {label: [_own_cell(_own(summary, label).get(name)) for name in names] for label in _shown(summary)}
         yield from _tables("Figures of the task", names, own)

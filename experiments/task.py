@@ -109,6 +109,11 @@ class Task(ABC):
         """Whether grading takes long enough to be spread over processes."""
         return False
 
+    @property
+    def grouping(self) -> str:
+        """What the groups of its prompts are, as in "score by group"."""
+        return "group"
+
     def check(self) -> None:
         """Called before anything is generated. Raises UserError if outputs could not be graded here."""
         return None

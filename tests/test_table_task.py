@@ -60,6 +60,8 @@ def test_speed_ups_stand_by_group_and_overall_with_the_number_of_prompts() -> No
     assert [column.header for column in speed_ups.columns] == ["variant", "a", "b", "c", "overall"]
     lines = printed(summary)
     assert lines[0] == "Speed-up over autoregressive by group"
+    named = next(task_tables({**summary, "grouping": "category"}))
+    assert named.title == "Speed-up over autoregressive by category"
     assert cells(lines, "mtad")[:4] == ["1.00", "2.00", "3.00", "1.64"]  # 3 / (1 + 1/2 + 1/3)
     assert cells(lines, "autoregressive")[:4] == ["1.00"] * 4
     assert cells(lines, "prompts")[:4] == ["3", "3", "3", "9"]

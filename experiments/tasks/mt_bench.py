@@ -25,6 +25,7 @@ class MtBench(RowTask):
     max_prompt_tokens: int | None = None
     name: str = field(default="mt_bench", init=False)
     dialogue: bool = field(default=True, init=False)
+    grouping: str = field(default="category", init=False)
 
     def prompt(self, row: Row) -> Prompt:
         number = question_id(row)

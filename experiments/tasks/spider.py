@@ -75,6 +75,7 @@ class Spider(RowTask):
     stop: tuple[str, ...] = field(default=(";",), init=False)
     chat_stop: tuple[str, ...] = field(default=(";",), init=False)
     heavy: bool = field(default=True, init=False)
+    grouping: str = field(default="number of SQL components (ours)", init=False)
 
     def check(self) -> None:
         need("sqlglot", "tasks")
@@ -220,7 +221,7 @@ def _group(gold: str) -> str | None:
     number = components(gold)
     if number is None:
         return None
-    return next((name for most, name in _GROUPS.items() if number <= most), "4+") + " SQL components"
+    return next((name for most, name in _GROUPS.items() if number <= most), "4+")
 
 
 @cache
