@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rescore(asked.run, asked.options)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; the grades are as they were", file=sys.stderr)
+        sys.exit(130)
 
 
 def rescore(path: Path, options: Sequence[str]) -> None:

@@ -6,9 +6,11 @@ Knows tasks and rows; refuses to know models. A grade can be given again at any 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
@@ -47,14 +49,30 @@ def _grades(task: Task, jobs: Sequence[tuple[Prompt, str]]) -> Iterator[Mapping[
         yield from (task.grade(*job) for job in jobs)
         return
     # Spawned, not forked: the parent holds threads and, it may be, a GPU.
-    workers = min(len(os.sched_getaffinity(0)), len(jobs))
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(_cores(), len(jobs)), get_context("spawn")) as pool:
         try:
-            yield from pool.map(partial(_grade, task.grade), jobs)
+            with _interrupts_held_back():
+                grades = pool.map(partial(_grade, task.grade), jobs)
+            yield from grades
         except BrokenProcessPool:
             raise UserError(
                 "a process that graded texts has died, perhaps for lack of memory; the same command goes on"
             ) from None
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C reaches the processes started meanwhile never, and this one afterwards: it alone is to answer."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _grade(grade: Callable[[Prompt, str], Mapping[str, float]], job: tuple[Prompt, str]) -> Mapping[str, Any]:

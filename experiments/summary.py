@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from typing import Any
 
 from experiments.energy_report import Energy
@@ -121,7 +122,9 @@ def describe_prompt(prompt: Prompt, prompt_tokens: Sequence[int | None], publish
     """
     hidden = publish and prompt.private
     turns = [
-        {"user": said.plain, "reply": said.reply} if not hidden else {"sha256": stable_hash(said.plain)}
+        {"user": said.plain, "reply": said.reply}
+        if not hidden
+        else {"sha256": sha256(said.plain.encode("utf-8", "surrogatepass")).hexdigest()}
         for said in prompt.turns
     ]
     return {
