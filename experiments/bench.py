@@ -47,7 +47,7 @@ class Bench:
     def rows(self, prompts: Sequence[Prompt]) -> Iterator[Row]:
         """The rows of every prompt, variants in an order that only seed, prompt and repeat decide.
 
-        What the variants wrote for one prompt and repeat is scored together, after all of it has been written.
+        What the variants wrote for one turn of a prompt and one repeat is scored together, after all of it was written.
         """
         settings = self.plan.settings
         for prompt in prompts:

@@ -15,16 +15,20 @@ from experiments.prompting import Prompting
 from experiments.records import stable_hash
 from experiments.redact import redact
 from experiments.settings import Settings
-from experiments.task import Prompt
+from experiments.task import PATHS, Prompt
 from mtad.loading import Blueprint, content_hash, find_folder
 
 # Where results go and how a run is started say nothing about its outputs.
 ELSEWHERE = ("results_dir", "name", "fresh", "resume", "publish")
-PATHS = ("path", "databases", "include")  # keys whose value is a place on this machine
 
 
 def run_id(
-    settings: Settings, blueprint: Blueprint, prompts: Sequence[Prompt], how: Prompting, device: torch.device
+    settings: Settings,
+    blueprint: Blueprint,
+    prompts: Sequence[Prompt],
+    how: Prompting,
+    encoded: Mapping[tuple[str, int], Sequence[int]],
+    device: torch.device,
 ) -> str:
     """A stable hash over decoders, sampling, weights, prompts and limits; not over code, places or names."""
     return stable_hash(
@@ -32,8 +36,9 @@ def run_id(
             "version": version("mtad-bench"),
             "weights": {role: asdict(origin) for role, origin in blueprint.origins.items()},
             "task": {"name": settings.task_name, "stop": settings.task.chat_stop if how.chat else settings.task.stop},
-            "prompting": {"chat": how.chat, "dialogue": how.dialogue, "longest": how.longest},
-            "prompts": [asdict(prompt) for prompt in prompts],
+            "prompting": how.describe(),
+            "encoded": list(encoded.values()),  # a template may say what nothing else here does, such as the day
+            "prompts": [{key: value for key, value in asdict(prompt).items() if key != "place"} for prompt in prompts],
             "eos": sorted(blueprint.eos),
             "decoder": settings.variants[0].describe(),
             "references": sorted((variant.describe() for variant in settings.variants[1:]), key=itemgetter("label")),

@@ -30,6 +30,7 @@ class Plan:
 
     Attributes:
         prompts: those to be measured, in the task's order.
+        too_long: names of prompts that were left out because the pair cannot read them.
         prompting: how they are put to the model.
         encoded: token ids of each turn, by prompt id and turn, as far as these depend on no answer.
     """
@@ -38,6 +39,7 @@ class Plan:
     blueprint: Blueprint
     device: torch.device
     prompts: Sequence[Prompt]
+    too_long: list[str]
     prompting: Prompting
     encoded: dict[tuple[str, int], list[int]]
     id: str
@@ -109,34 +111,55 @@ def prepare(settings: Settings) -> Plan:
         if reason := missing({"_target_": variant.target}):
             raise UserError(f"decoder {variant.name} cannot run here: {reason}")
     blueprint = inspect_pair(settings.target, settings.draft, settings.dtype)
-    prompts = settings.task.prompts()[settings.skip :][: settings.limit]
-    if not prompts:
-        raise UserError(f"task {settings.task_name} has no prompts")
-    name, times = Counter(prompt.id for prompt in prompts).most_common(1)[0]
+    name, times = Counter(prompt.id for prompt in settings.task.prompts()).most_common(1)[0]
     if times > 1:
         raise UserError(f"task {settings.task_name} has {times} prompts with the id {name!r}")
-    room = blueprint.max_positions - settings.max_new_tokens
-    how = prompting(settings.task, blueprint.tokenizer, settings.chat, room)
-    encoded = {}
-    for prompt in prompts:
-        for turn in range(len(prompt.turns)):
-            tokens = _fitting(how, prompt, turn, settings.max_new_tokens, blueprint.max_positions)
-            if not looks_back(prompt, turn):
-                encoded[prompt.id, turn] = tokens
-    name = run_id(settings, blueprint, prompts, how, device)
+    positions = blueprint.max_positions
+    how = prompting(settings.task, blueprint.tokenizer, settings.chat, positions - settings.max_new_tokens)
+    prompts, encoded, too_long = _taken(settings, how, positions)
+    name = run_id(settings, blueprint, prompts, how, encoded, device)
     folder = RunFolder(settings.results_dir / settings.name / name)
-    return Plan(settings, blueprint, device, prompts, how, encoded, name, folder)
+    return Plan(settings, blueprint, device, prompts, too_long, how, encoded, name, folder)
+
+
+class _TooLongError(UserError):
+    """A prompt that the pair cannot read and answer."""
+
+
+def _taken(
+    settings: Settings, how: Prompting, positions: int
+) -> tuple[list[Prompt], dict[tuple[str, int], list[int]], list[str]]:
+    """The prompts to be measured, the ids of their turns that depend on no answer, and the names of those left out."""
+    prompts: list[Prompt] = []
+    encoded: dict[tuple[str, int], list[int]] = {}
+    too_long: list[str] = []
+    for prompt in settings.task.prompts()[settings.skip :]:
+        if len(prompts) == settings.limit:
+            break
+        try:
+            turns = [_fitting(how, prompt, i, settings.max_new_tokens, positions) for i in range(len(prompt.turns))]
+        except _TooLongError:
+            if not settings.skip_long:
+                raise
+            too_long.append(prompt.id)
+            continue
+        prompts.append(prompt)
+        encoded |= {(prompt.id, i): tokens for i, tokens in enumerate(turns) if not looks_back(prompt, i)}
+    if not prompts:
+        raise UserError(f"task {settings.task_name} has no prompts" + (" that the pair can read" if too_long else ""))
+    return prompts, encoded, too_long
 
 
 def _fitting(how: Prompting, prompt: Prompt, turn: int, new: int, positions: int) -> list[int]:
     """The ids of a turn, its own answers taken as empty. Raises UserError where the pair cannot read and answer it."""
     tokens = how.encode(prompt, turn, [""] * turn)
-    name = f"prompt {prompt.id}" + (f", turn {turn + 1}," if turn else "")
+    place = f" ({prompt.place})" if prompt.place else ""
+    name = f"prompt {prompt.id}{place}" + (f", turn {turn + 1}," if turn else "")
     if not tokens:
         raise UserError(f"{name} has no tokens")
     if len(tokens) > how.room:
-        raise UserError(
+        raise _TooLongError(
             f"{name} has {len(tokens)} tokens; of the pair's {positions} positions max_new_tokens={new} leaves "
-            f"{max(how.room, 0)}: lower it, or leave the prompt out"
+            f"{max(how.room, 0)}: lower it, or skip_long=true leaves such prompts out"
         )
     return tokens

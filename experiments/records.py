@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -24,7 +25,7 @@ from mtad.errors import UserError
 TEXT = ("variant", "prompt_id", "turn", "repeat", "process_id")  # what tells one text of a run from another
 SAMPLE_KEYS = {*TEXT, "code", "reads", "gaps", "isolation"}
 JUDGE_KEYS = {*TEXT, "judge"}
-GRADE_KEYS = {*TEXT, "grades"}
+GRADE_KEYS = {*TEXT, "grader", "grades"}
 ENERGY_KEYS = {"kind", "process_id", "code"}
 
 Cell = tuple[str, int, int]  # (variant, repeat, turn)
@@ -65,6 +66,7 @@ class RunFolder:
         grades: a row for each text that the task has graded.
         teacher: a row for each text of the task whose probability under the target was asked for.
         prompts: a row for each prompt.
+        exports: files for other tools.
         energy: a row for each block of texts under a meter, and for each idle spell.
     """
 
@@ -76,6 +78,7 @@ class RunFolder:
         self.teacher = Journal(path / "teacher.jsonl", {"id", "process_id"})
         self.prompts = Journal(path / "prompts.jsonl", {"prompt_id"})
         self.energy = Journal(path / "energy.jsonl", ENERGY_KEYS)
+        self.exports = path / "exports"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -94,6 +97,9 @@ class RunFolder:
         """Forget the rows and what was made of them."""
         self.samples.rewrite([])
         journals = [journal.path for journal in (self.judge, self.grades, self.teacher, self.prompts, self.energy)]
+        with disk("delete", self.exports):
+            if self.exports.exists():
+                rmtree(self.exports)
         for file in (*journals, *(self.path / f"{name}.json" for name in ("summary", "cost"))):
             with disk("delete", file):
                 file.unlink(missing_ok=True)

@@ -116,7 +116,7 @@ def _decoder(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
         "lossless": rows[0].get("lossless"),
         **figure("compiled", _compiled(rows[0]), "it is no decoder that might compile its forward"),
         "prompts": len({row["prompt_id"] for row in rows}),
-        "turns": max(row["turn"] for row in rows) + 1,
+        "turns": max(row["turn"] for row in rows) + 1,  # of the longest prompt
         "repeats": len({row["repeat"] for row in rows}),
         "rows": len(rows),
         "tokens": tokens,

@@ -7,6 +7,7 @@ hold no paths of the machine that wrote them, so a task with local files needs t
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from experiments.build import build
-from experiments.energy import alike
 from experiments.journal import Row
 from experiments.progress import say
 from experiments.records import RunFolder, text_key
-from experiments.scoring import graded, with_grades
+from experiments.scoring import graded
 from experiments.summary import facts_of, prompt_hash, with_verdicts, write_summary
 from experiments.table import print_table
 from experiments.task import Prompt, Task
@@ -54,19 +54,21 @@ def rescore(path: Path, options: Sequence[str]) -> None:
         before = folder.read_json("summary.json")
         if not before:
             raise UserError(f"{path} has no summary.json: the command that began the run finishes it")
-        task = _task(folder, options, before["task"])
+        try:
+            facts = facts_of(before)
+        except KeyError as error:
+            raise UserError(f"{path}: its summary.json lacks {error}; the command that made it makes it anew") from None
+        task = _task(folder, options, facts.task_name)
         rows, prompts = folder.samples.rows(), {prompt.id: prompt for prompt in task.prompts()}
-        for known in folder.prompts.rows():
-            _check_same(known, prompts)
+        _check_same(folder, rows, prompts)
         task.check()
         records = list(graded(task, prompts, rows))
         last = {text_key(record): record["grades"] for record in folder.grades.rows()}
         changed = sum(last.get(text_key(record)) != record["grades"] for record in records)
-        folder.grades.rewrite(records)
-        rows = with_grades(rows, records)
         if verdicts := folder.judge.rows():
             rows = with_verdicts(rows, verdicts, verdicts[-1]["judge"])
-        summary = write_summary(folder, facts_of(before), task, rows, alike(folder.energy.rows(), 0.0, None))
+        folder.grades.rewrite(records)
+        summary = write_summary(folder, facts, task, rows, records)
     say(f"{len(records)} texts graded again, {changed} of them differently: {path}")
     print_table(summary)
 
@@ -74,14 +76,15 @@ def rescore(path: Path, options: Sequence[str]) -> None:
 def _task(folder: RunFolder, options: Sequence[str], name: str) -> Task:
     """The task as the run's config.yaml has it, with options changed. Raises UserError."""
     file = folder.path / "config.yaml"
+    for option in options:
+        if not re.match(r"task\.\w+=", option):
+            raise UserError(f"only options of the task can be changed, as in task.path=FOLDER, not {option!r}")
     try:
         config = OmegaConf.create({"task": OmegaConf.load(file).task})
         config.merge_with_dotlist(list(options))
         asked: Any = OmegaConf.to_container(config, resolve=True)
     except (OSError, AttributeError, OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"cannot read the task of {file}: {first_line(error)}") from None
-    if set(asked) != {"task"}:
-        raise UserError(f"only options of the task can be changed, as in task.path=FOLDER, not {options[-1]!r}")
     for key, value in asked["task"].items():
         if HASHED in str(value):
             raise UserError(f"results do not say where {str(value).split(HASHED)[0]} lies: give task.{key}=PATH")
@@ -89,13 +92,16 @@ def _task(folder: RunFolder, options: Sequence[str], name: str) -> Task:
     return task
 
 
-def _check_same(known: Row, prompts: Mapping[str, Prompt]) -> None:
-    """Raises UserError unless the source still has this prompt, with the same answer."""
-    name = known["prompt_id"]
-    if name not in prompts:
-        raise UserError(f"prompt {name} of the run is not in the task's source")
-    if prompt_hash(prompts[name]) != known["hash"]:
-        raise UserError(f"prompt {name} has another text or answer in the task's source than it had in the run")
+def _check_same(folder: RunFolder, rows: Sequence[Row], prompts: Mapping[str, Prompt]) -> None:
+    """Raises UserError unless the source still has all prompts of the run, with the same answers."""
+    hashes = {known["prompt_id"]: known["hash"] for known in folder.prompts.rows()}
+    for name in dict.fromkeys(row["prompt_id"] for row in rows):
+        if name not in hashes:
+            raise UserError(f"{folder.prompts.path} has no prompt {name}: the command that made the run makes it anew")
+        if name not in prompts:
+            raise UserError(f"prompt {name} of the run is not in the task's source")
+        if prompt_hash(prompts[name]) != hashes[name]:
+            raise UserError(f"prompt {name} has another text or answer in the task's source than it had in the run")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def make_row(
         "repeat": repeat,
         "prompt_tokens": len(tokens),
         "prompt_token_ids": list(tokens) if looks_back(prompt, turn) else None,
+        "prompt_token_ids_reason": None if looks_back(prompt, turn) else "as the task gives them",
         "token_ids": list(output.tokens),
         "text": output.text,
         "finish": output.finish,

@@ -24,13 +24,14 @@ from experiments.process import Process
 from experiments.progress import progress, say
 from experiments.records import TEXT, settled, stable_hash, text_key
 from experiments.redact import redact
-from experiments.scoring import graded, with_grades
+from experiments.scoring import graded, grader, with_grades
 from experiments.settings import Settings
 from experiments.summary import Facts, describe_prompt, with_verdicts, write_summary
 from experiments.table import print_table
 from experiments.teacher import force
 from experiments.tune import choose, plan_trials, record, trial_variants, tuned_variants
 from mtad.errors import UserError
+from mtad.meter.device import Kind
 
 
 def run(settings: Settings) -> None:
@@ -41,11 +42,11 @@ def run(settings: Settings) -> None:
     with plan.folder.locked():
         process = Process(plan)
         measure(process)
-        score(process)
+        new = score(process)
         judge(process)
         teach(process)
         measure_energy(process)
-        if not process.began:
+        if not (process.began or new):
             say(f"complete already, nothing to measure (fresh=true would measure again): {plan.folder.path}")
         summary = report(process)
     print_table(summary)
@@ -73,7 +74,7 @@ def tuned(settings: Settings) -> Settings:
         process = Process(plan)
         measure(process)
         score(process)
-        rows = graded_rows(process)
+        rows = with_grades(compacted(process), plan.folder.grades.rows())
         _check_code(plan, rows)  # times of other code would choose for this one
         choices = choose(searches, rows, tune.loss)
         processes = plan.folder.read_json("environment.json").get("processes", [])
@@ -85,9 +86,9 @@ def tuned(settings: Settings) -> Settings:
 
 def _check_apart(test: Plan, tuning: Plan) -> None:
     """Raises UserError if a prompt is both tuned and tested on, under whatever name."""
-    tested = {key for prompt in test.prompts for key in (prompt.id, prompt.text)}
+    tested = {key for prompt in test.prompts for key in (prompt.id, prompt.turns)}
     for prompt in tuning.prompts:
-        if tested & {prompt.id, prompt.text}:
+        if tested & {prompt.id, prompt.turns}:
             raise UserError(f"prompt {prompt.id}, for tuning, has the id or text of a test prompt; lower tune.prompts")
 
 
@@ -112,19 +113,27 @@ def measure(process: Process) -> None:
             advance(row["variant"])
 
 
-def score(process: Process) -> None:
-    """Let the task grade the texts that it has not graded yet."""
-    plan, folder = process.plan, process.plan.folder
-    known = {text_key(record) for record in folder.grades.rows()}
-    rows = [row for row in settled(folder.samples.rows(), plan.cells) if text_key(row) not in known]
-    if not rows:
-        return
-    task = plan.settings.task
+def score(process: Process) -> bool:
+    """Let the task grade the texts that it has not graded yet; whether there were any.
+
+    Grades that another grader began with are given anew, so that one grader has given all of them.
+    """
+    plan, folder, task = process.plan, process.plan.folder, process.plan.settings.task
+    ours, records = grader(task), folder.grades.rows()
+    rows = settled(folder.samples.rows(), plan.cells)
+    known = {text_key(record): record["grader"] for record in records}
+    others = [row for row in rows if known.get(text_key(row), ours) != ours]
+    if all(text_key(row) in known for row in rows):
+        if any(known[text_key(row)]["options"] != ours["options"] for row in others):
+            say("graded with other options of the task before; python -m experiments.rescore grades again")
+        return False
     task.check()
+    todo = rows if others else [row for row in rows if text_key(row) not in known]
     if task.heavy:
-        say(f"grading {len(rows)} texts")
-    for found in graded(task, {prompt.id: prompt for prompt in plan.prompts}, rows):
+        say(f"grading {len(todo)} texts")
+    for found in graded(task, {prompt.id: prompt for prompt in plan.prompts}, todo):
         folder.grades.append(found)
+    return True
 
 
 def judge(process: Process) -> None:
@@ -170,7 +179,7 @@ def measure_energy(process: Process) -> None:
     plan, folder = process.plan, process.plan.folder
     if process.meter is None:
         return
-    records = _energy_records(process)
+    records = alike(folder.energy.rows(), *_blocks(process))
     missing = missing_rounds(records, plan.labels, plan.settings.meter.blocks)
     if not missing:
         return
@@ -223,15 +232,10 @@ def compacted(process: Process) -> list[Row]:
     return kept
 
 
-def graded_rows(process: Process) -> list[Row]:
-    """The rows that count, with their grades."""
-    return with_grades(compacted(process), process.plan.folder.grades.rows())
-
-
 def report(process: Process) -> dict[str, Any]:
     """Write and return the summary; what was asked stands beside it."""
     plan, folder, settings = process.plan, process.plan.folder, process.plan.settings
-    rows = graded_rows(process)
+    rows = compacted(process)
     if process.judge:
         rows = with_verdicts(rows, folder.judge.rows(), stable_hash(asdict(process.judge.origin)))
     tuning = settings.tuning or folder.read_json("summary.json").get("tuning")  # asked for plainly, but tuned before
@@ -243,22 +247,29 @@ def report(process: Process) -> dict[str, Any]:
         groups={variant.label: variant.group for variant in settings.variants},
         margin=settings.noninferiority_margin,
         no_energy=process.no_energy or "not measured",
+        blocks=_blocks(process),
         others={
             "weights": plan.weights,
             "left_out": settings.left_out,
             "tuning": tuning,
             "chat": plan.prompting.chat,
+            "prompts_too_long": plan.too_long,
+            "prompts_cut": sum(map(plan.prompting.cuts, plan.prompts)),
         },
     )
-    folder.prompts.rewrite([describe_prompt(prompt, plan.lengths(prompt), settings.publish) for prompt in plan.prompts])
-    return write_summary(folder, facts, settings.task, rows, _energy_records(process))
+    folder.prompts.rewrite(
+        [
+            describe_prompt(prompt, plan.lengths(prompt), plan.prompting.chat, settings.publish)
+            for prompt in plan.prompts
+        ]
+    )
+    return write_summary(folder, facts, settings.task, rows, folder.grades.rows())
 
 
-def _energy_records(process: Process) -> list[Row]:
-    """What was measured as the settings ask for; without a meter, what most blocks were measured of."""
+def _blocks(process: Process) -> tuple[float, Kind | None]:
+    """Which blocks count: those measured as the settings ask for; without a meter, of what most were measured of."""
     meter, settings = process.meter, process.plan.settings.meter
-    source = source_of(meter) if meter else None
-    return alike(process.plan.folder.energy.rows(), settings.seconds if meter else 0.0, source)
+    return (settings.seconds, source_of(meter)) if meter else (0.0, None)
 
 
 def _check_code(plan: Plan, rows: Iterable[Row]) -> None:

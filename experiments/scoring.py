@@ -5,21 +5,25 @@ Knows tasks and rows; refuses to know models. A grade can be given again at any 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import Any
 
 from experiments.code_version import code_hash
-from experiments.journal import SCHEMA_VERSION, Row
+from experiments.journal import SCHEMA_VERSION, Row, to_json
 from experiments.records import TEXT, text_key
-from experiments.task import Prompt, Task
+from experiments.task import PATHS, Prompt, Task
 from mtad.errors import UserError
 
 FEW = 4  # texts that are graded before processes have started
@@ -28,19 +32,27 @@ FEW = 4  # texts that are graded before processes have started
 def graded(task: Task, prompts: Mapping[str, Prompt], rows: Sequence[Row]) -> Iterator[Row]:
     """The records of grades.jsonl of these rows, in their order. Raises UserError if a process dies."""
     jobs = [(prompts[row["prompt_id"]], row["text"]) for row in rows]
-    stamp = {"schema_version": SCHEMA_VERSION, "code": code_hash()}
+    stamp = {"schema_version": SCHEMA_VERSION, "grader": grader(task)}
     for row, grades in zip(rows, _grades(task, jobs), strict=True):
         told = {key: row[key] for key in ("run_id", *TEXT)}
         yield {**stamp, **told, "graded": datetime.now(UTC).isoformat(timespec="seconds"), "grades": dict(grades)}
 
 
+def grader(task: Task) -> dict[str, Any]:
+    """What decides grades besides texts and answers, as JSON data: the code and the task's options."""
+    silent = (*PATHS, "licence", "citation")
+    options = {one.name: getattr(task, one.name) for one in fields(task) if one.name not in silent}  # type: ignore[arg-type]
+    return {"code": code_hash(), "options": json.loads(to_json(options))}
+
+
 def with_grades(rows: Iterable[Row], records: Iterable[Row]) -> list[Row]:
-    """The rows, each with the `grades` of its last record and the first of them as `score`."""
-    found = {text_key(record): record["grades"] for record in records}
+    """The rows, each with `grader` and `grades` of its last record, and the first of these as `score`."""
+    found = {text_key(record): record for record in records}
     joined = []
     for row in rows:
-        grades = found[text_key(row)]
-        joined.append({**row, "score": next(iter(grades.values()), None), "grades": grades})
+        record = found[text_key(row)]
+        score = next(iter(record["grades"].values()), None)
+        joined.append({**row, "score": score, "grades": record["grades"], "grader": record["grader"]})
     return joined
 
 
@@ -49,7 +61,7 @@ def _grades(task: Task, jobs: Sequence[tuple[Prompt, str]]) -> Iterator[Mapping[
         yield from (task.grade(*job) for job in jobs)
         return
     # Spawned, not forked: the parent holds threads and, it may be, a GPU.
-    with ProcessPoolExecutor(min(_cores(), len(jobs)), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(_cores(), len(jobs)), get_context("spawn"), _end_with_parent) as pool:
         try:
             with _interrupts_held_back():
                 grades = pool.map(partial(_grade, task.grade), jobs)
@@ -68,6 +80,18 @@ def _interrupts_held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent() -> None:
+    """In a new process: do not outlive one that is killed."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _cores() -> int:

@@ -35,6 +35,7 @@ class Settings:
         left_out: decoders that reference=all names and that cannot run here, with the reason.
         skip: how many of the task's first prompts are left to others.
         chat: prompts in the model's chat template; None: where it has one.
+        skip_long: prompts that are too long for the pair are left out.
         publish: texts whose licence asks for it are left out of the results.
         tune: what to try on prompts apart before the run; None: nothing.
         tuning: how the options of the variants were chosen, as JSON data; None: they are as asked for.
@@ -55,6 +56,7 @@ class Settings:
     max_new_tokens: int
     ignore_eos: bool
     chat: bool | None
+    skip_long: bool
     publish: bool
     device: str
     dtype: str | None
@@ -75,7 +77,7 @@ class Settings:
 # Every key that is read from the configuration, so that one deleted with ~key is named.
 KEYS = (
     *("model", "decoder", "task", "sampling", "reference", "limit", "repeats", "seed", "max_new_tokens", "ignore_eos"),
-    *("chat", "publish", "device", "dtype", "results_dir", "name", "fresh", "resume"),
+    *("chat", "skip_long", "publish", "device", "dtype", "results_dir", "name", "fresh", "resume"),
     *("energy", "meter", "judge", "noninferiority_margin", "strict", "frontier", "tune"),
 )
 
@@ -94,6 +96,8 @@ def read_settings(composed: DictConfig) -> Settings:
     target, draft = (_model(config["model"], role) for role in ROLES)
     model, task_name = _model_name(target, draft), groups.choice("task")
     task: Task = build(f"task {task_name}", config["task"])
+    if task.max_new_tokens < 1:
+        raise UserError(f"task.max_new_tokens must be >= 1, not {task.max_new_tokens}")
     if task.name not in ("", task_name):  # one of several that a YAML stands for
         task_name = f"{task_name}-{task.name}"
     frontier = construct("frontier", FrontierSettings, config["frontier"])
@@ -116,6 +120,7 @@ def read_settings(composed: DictConfig) -> Settings:
         max_new_tokens=task.max_new_tokens if longest is None else _count(config, "max_new_tokens"),
         ignore_eos=_plain(config, "ignore_eos", bool),
         chat=None if config["chat"] is None else _plain(config, "chat", bool),
+        skip_long=_plain(config, "skip_long", bool),
         publish=_plain(config, "publish", bool),
         device=_plain(config, "device", str),
         dtype=None if config["dtype"] is None else _plain(config, "dtype", str),

@@ -11,15 +11,22 @@ from dataclasses import dataclass, fields
 from hashlib import sha256
 from typing import Any
 
+from experiments.energy import alike
 from experiments.energy_report import Energy
 from experiments.figure import figure
 from experiments.journal import SCHEMA_VERSION, Row, replace, to_json
 from experiments.records import RunFolder, stable_hash, text_key
 from experiments.redact import redact
 from experiments.report import summarise
+from experiments.scoring import with_grades
 from experiments.task import Prompt, Task
 from experiments.teacher import Forced
 from experiments.teacher import figures as teacher_figures
+from mtad.meter.device import Kind
+
+OTHERS = ("weights", "left_out", "tuning", "chat", "prompts_cut", "prompts_too_long")
+NO_TEXTS = "the task has no texts of its own to be read"
+NO_STDERR = "of one prompt, or of this figure, there is none"
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,8 @@ class Facts:
         groups: of variants, by label.
         margin: what still counts as no loss.
         no_energy: why there are no joules, if there are none.
-        others: further keys of the summary, as they are.
+        blocks: which records of energy count, see `alike`: least seconds, and source.
+        others: further keys of the summary, `OTHERS`, as they are.
     """
 
     run_id: str
@@ -41,6 +49,7 @@ class Facts:
     groups: Mapping[str, str]
     margin: float | None
     no_energy: str
+    blocks: tuple[float, Kind | None]
     others: Mapping[str, Any]
 
 
@@ -55,14 +64,16 @@ def facts_of(summary: Mapping[str, Any]) -> Facts:
         groups={label: figures["group"] for label, figures in decoders.items()},
         margin=summary["noninferiority_margin"],
         no_energy=next(iter(decoders.values()))["energy"]["joules_per_token_reason"] or "not measured",
-        others={key: summary[key] for key in ("weights", "left_out", "tuning", "chat") if key in summary},
+        blocks=tuple(summary["blocks"]),
+        others={key: summary[key] for key in OTHERS},
     )
 
 
 def write_summary(
-    folder: RunFolder, facts: Facts, task: Task, rows: Sequence[Row], energy: Sequence[Row]
+    folder: RunFolder, facts: Facts, task: Task, rows: Sequence[Row], grades: Sequence[Row]
 ) -> dict[str, Any]:
-    """Write and return the summary of graded `rows`, and the task's files beside it."""
+    """Write and return the summary of `rows`, once the records `grades` are joined to them, and the task's files."""
+    rows = with_grades(rows, grades)
     summary = summarise(
         rows,
         facts.run_id,
@@ -71,22 +82,29 @@ def write_summary(
         facts.labels,
         folder.read_json("environment.json").get("processes", []),
         facts.margin,
-        Energy(energy, facts.labels, facts.no_energy),
+        Energy(alike(folder.energy.rows(), *facts.blocks), facts.labels, facts.no_energy),
         facts.groups,
     )
     for label, figures in summary["decoders"].items():
         written = [row for row in rows if row["variant"] == label]
-        figures["task_figures"] = {name: dict(found) for name, found in task.figures(written).items()}
+        figures["task_figures"] = {
+            name: {**found, "stderr_reason": NO_STDERR if found.get("stderr") is None else None}
+            for name, found in task.figures(written).items()
+        }
         for name, lines in task.files(label, written).items():
-            file = folder.path / name
+            file = folder.exports / name
             file.parent.mkdir(parents=True, exist_ok=True)
             replace(file, "".join(to_json(line) + "\n" for line in lines))
     forced = _forced(folder.teacher.rows())
+    graders = {stable_hash(row["grader"]): row["grader"] for row in rows}
     summary |= {
         **facts.others,
         "grouping": task.grouping,
         "task_origin": redact(dict(task.origin())),
+        "graders": list(graders.values()),
+        "blocks": list(facts.blocks),
         "teacher_forced": forced,
+        "teacher_forced_reason": None if forced else NO_TEXTS,
     }
     folder.write_json("summary.json", summary)
     return summary
@@ -109,20 +127,21 @@ def _forced(records: Sequence[Row]) -> dict[str, Any] | None:
 
 
 def with_verdicts(rows: Sequence[Row], verdicts: Sequence[Row], judge: str) -> list[Row]:
-    """The rows, each with what the judge of that name has found."""
+    """The rows, each with what the judge of that name has found, if it has read it."""
     found = {text_key(record): record for record in verdicts if record["judge"] == judge}
-    return [{**row, "judge": found[text_key(row)]} for row in rows]
+    return [{**row, **({"judge": found[text_key(row)]} if text_key(row) in found else {})} for row in rows]
 
 
-def describe_prompt(prompt: Prompt, prompt_tokens: Sequence[int | None], publish: bool) -> Row:
+def describe_prompt(prompt: Prompt, prompt_tokens: Sequence[int | None], chat: bool, publish: bool) -> Row:
     """The row of prompts.jsonl; with `publish` a text that may not be published again leaves its hash.
 
     Args:
         prompt_tokens: of each turn; None where it depends on answers.
+        chat: the turns were put in a chat template, with their instructions.
     """
     hidden = publish and prompt.private
     turns = [
-        {"user": said.plain, "reply": said.reply}
+        {"user": (said.instruction if chat else "") + said.plain, "reply": said.reply}
         if not hidden
         else {"sha256": sha256(said.plain.encode("utf-8", "surrogatepass")).hexdigest()}
         for said in prompt.turns
@@ -133,6 +152,7 @@ def describe_prompt(prompt: Prompt, prompt_tokens: Sequence[int | None], publish
         "group": prompt.group,
         "hash": prompt_hash(prompt),
         "prompt_tokens": list(prompt_tokens),
+        "prompt_tokens_reason": "differs with the decoder's own answers" if None in prompt_tokens else None,
         "turns": turns,
         "answer": None if hidden else dict(prompt.answer),
         "left_out_reason": "its licence asks not to publish it again (publish=true)" if hidden else None,
@@ -141,4 +161,4 @@ def describe_prompt(prompt: Prompt, prompt_tokens: Sequence[int | None], publish
 
 def prompt_hash(prompt: Prompt) -> str:
     """Tells whether a prompt, with its answer, is the one that was measured."""
-    return stable_hash([[said.plain, said.reply] for said in prompt.turns] + [dict(prompt.answer)])
+    return stable_hash([[said.instruction, said.plain, said.reply] for said in prompt.turns] + [dict(prompt.answer)])

@@ -83,8 +83,11 @@ def _judged(summary: Summary) -> bool:
 
 def _title(summary: Summary) -> str:
     figures = next(iter(summary["decoders"].values()))
-    counted = {"prompts": figures["prompts"], "turns": figures["turns"], "repeats": figures["repeats"]}
-    texts = ", ".join(f"{n} {name}" for name, n in counted.items() if n > 1 or name == "prompts")
+    prompts, turns, repeats = figures["prompts"], figures["turns"], figures["repeats"]
+    same = figures["rows"] == prompts * turns * repeats
+    texts = f"{prompts} prompts"
+    texts += f", {'' if same else 'up to '}{turns} turns" if turns > 1 else ""
+    texts += f", {repeats} repeats" if repeats > 1 else ""
     return f"{summary['model']}, {summary['task']}, {texts} (run {summary['run_id']})"
 
 

@@ -54,6 +54,10 @@ def task_notes(summary: Summary) -> Iterator[str]:
     for name in _own_names(summary):
         found = [_own(summary, label).get(name, {}) for label in _shown(summary)]
         yield from sorted({f"{name}: {one['reason']}" for one in found if one.get("reason")})
+    if too_long := summary.get("prompts_too_long"):
+        yield f"{len(too_long)} prompts were too long for the pair and left out (skip_long=true)"
+    if cut := summary.get("prompts_cut"):
+        yield f"{cut} prompts lost the end of their document (task.max_prompt_tokens)"
     if teacher := summary.get("teacher_forced"):
         yield _teacher_note(teacher)
     if origin := summary.get("task_origin"):

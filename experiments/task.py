@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+PATHS = ("path", "databases", "include")  # options that are places on this machine
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -45,6 +47,7 @@ class Prompt:
         answer: JSON data that only its task understands.
         group: a part of the task with figures of its own; None: there are none.
         private: its texts may not be published again (see `publish` in conf/config.yaml).
+        place: where it stands in the data, for messages; no part of what it is.
     """
 
     id: str
@@ -52,6 +55,7 @@ class Prompt:
     answer: Mapping[str, Any] = field(default_factory=dict)
     group: str | None = None
     private: bool = False
+    place: str = field(default="", compare=False)
 
     @property
     def text(self) -> str:
@@ -138,7 +142,7 @@ class Task(ABC):
         return {}
 
     def files(self, label: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-        """Files of JSON lines for other tools, by their path in the run folder, of the rows of the variant `label`."""
+        """JSON lines for other tools, by their file in the run's folder `exports`, of the rows of variant `label`."""
         return {}
 
     def origin(self) -> Mapping[str, Any]:

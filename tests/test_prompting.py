@@ -104,6 +104,19 @@ def test_own_answers_are_cut_where_the_model_could_not_read_them_and_given_repli
     assert len(how.encode(told, 1, ["w9"])) == 24
 
 
+def test_a_document_that_was_cut_stays_cut_where_an_own_answer_is_cut_too(tokenizer: Any) -> None:
+    how = prompting(Talk(max_prompt_tokens=14), tokenizer, None, 20)
+    prompt = Prompt("p", (Turn("w0 ", document=" ".join(WORDS[10:50])), Turn("w2 w3")))
+    found = words(tokenizer, how.encode(prompt, 1, [" ".join(WORDS[50:])]))
+    assert len(found) <= 20 and found[0] == "w0" and found[-2:] == ["w2", "w3"]
+    assert how.cuts(prompt) and not how.cuts(Prompt("q", (Turn("w0"),)))
+
+
+def test_a_limit_below_one_token_is_one_line(tokenizer: Any) -> None:
+    with pytest.raises(UserError, match=r"^task.max_prompt_tokens must be >= 1, or null, not 0$"):
+        prompting(Talk(max_prompt_tokens=0), tokenizer, None, 64)
+
+
 def test_a_turn_looks_back_only_on_answers_that_are_not_given() -> None:
     one, two, told = Talk().prompts()
     assert [looks_back(two, turn) for turn in range(2)] == [False, True]

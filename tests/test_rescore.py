@@ -89,6 +89,9 @@ def test_a_source_on_the_disk_is_asked_for(results: Path, capsys: pytest.Capture
     ("options", "message"),
     [
         (["decoder.gamma=2"], "only options of the task can be changed, as in task.path=FOLDER, not 'decoder.gamma=2'"),
+        (["task"], "only options of the task can be changed, as in task.path=FOLDER, not 'task'"),
+        (["task=x"], "not 'task=x'"),
+        (["x.y=1", "task.path=a"], "not 'x.y=1'"),
         (["task.nose=2"], "task talk has no option 'nose'"),
         (["task.max_new_tokens=many"], "max_new_tokens must be a whole number, not 'many'"),
         (["task.refuses=true"], "task talk cannot be graded here"),
@@ -104,15 +107,33 @@ def test_wrong_options_are_one_line(
 
 def test_what_is_no_finished_run_is_one_line(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is no folder of a run" in refused(capsys, str(tmp_path))
+    (folder(results) / "prompts.jsonl").unlink()
+    assert "has no prompt talk/one: the command that made the run makes it anew" in refused(
+        capsys, str(folder(results))
+    )
+    (folder(results) / "summary.json").write_text('{"task": "talk"}')
+    assert "its summary.json lacks 'decoders'" in refused(capsys, str(folder(results)))
     (folder(results) / "summary.json").unlink()
     assert "the command that began the run finishes it" in refused(capsys, str(folder(results)))
 
 
 def test_verdicts_of_a_judge_stay(results: Path) -> None:
-    rows: list[dict[str, Any]] = lines(results, "samples.jsonl")
+    judge(results)
+    main([str(folder(results))])
+    assert summary(results)["decoders"]["mtad"]["judge_perplexity"] == pytest.approx(2.718281828**0.5)
+
+
+def test_a_judge_that_has_not_read_all_is_no_obstacle(results: Path) -> None:
+    judge(results, 7)
+    main([str(folder(results))])
+    found = summary(results)["decoders"]["mtad"]
+    assert found["judge_perplexity"] is None and "were not judged" in found["judge_perplexity_reason"]
+
+
+def judge(results: Path, texts: int | None = None) -> None:
+    """What a judge would leave that has read the first texts."""
+    rows: list[dict[str, Any]] = lines(results, "samples.jsonl")[:texts]
     told = ("schema_version", "variant", "prompt_id", "turn", "repeat", "process_id")
     verdict = {"judge": "j", "log_likelihood": -3.0, "tokens": 6, "retokenised": False, "reason": None}
     text = "".join(json.dumps({key: row[key] for key in told} | verdict) + "\n" for row in rows)
     (folder(results) / "judge.jsonl").write_text(text)
-    main([str(folder(results))])
-    assert summary(results)["decoders"]["mtad"]["judge_perplexity"] == pytest.approx(2.718281828**0.5)

@@ -99,7 +99,7 @@ def test_grades_figures_and_files_of_the_task_stand_in_the_run_folder(results: P
     assert mtad["score"] == {"name": "length", "value": sum(g["length"] for g in own) / len(own), "reason": None}
     assert mtad["task_figures"]["likes in all"]["value"] == sum(g["likes"] for g in own)
     assert found["task_origin"] == {"file": "none", "licence": "own work"}
-    assert len(lines(results, "said/mtad.jsonl")) == len(rows) // 2
+    assert len(lines(results, "exports/said/mtad.jsonl")) == len(rows) // 2
     assert (mtad["prompts"], mtad["turns"], mtad["repeats"], mtad["rows"]) == (3, 3, 2, 12)
 
 
@@ -158,6 +158,48 @@ def test_grading_that_was_interrupted_goes_on(saved_pair: Path, tmp_path: Path) 
     assert [g["grades"] for g in after] == [g["grades"] for g in before] and after[:5] == before[:5]
 
 
+def test_grading_that_another_grader_began_is_done_anew_and_a_complete_one_stays(
+    saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = talk(saved_pair, tmp_path)
+    runner.run(settings)
+    other = talk(saved_pair, tmp_path, "+task.refuses=false", "+task.heavy=true")  # the same prompts
+    runner.run(other)
+    assert "graded with other options of the task before" in capsys.readouterr().err
+    (journal,) = tmp_path.glob("*/*/grades.jsonl")
+    before = lines(tmp_path, "grades.jsonl")
+    assert {record["grader"]["options"]["heavy"] for record in before} == {False}
+    journal.write_text("".join(to_json(g) + "\n" for g in before[:5]), encoding="utf-8")
+    runner.run(other)
+    (found,) = summary(tmp_path)["graders"]
+    assert found["options"]["heavy"] is True and found["code"] == before[0]["grader"]["code"]
+
+
+def test_what_a_template_calls_today_is_one_day_forever(saved_pair: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(saved_pair / "target")
+    tokenizer.chat_template = "{{ 'w5' if date_string == '26 Jul 2024' else 'w6' }}"  # as Llama 3's does
+    assert prompting(Talk(), tokenizer, True, 64).encode(Talk().prompts()[0]) == tokenizer("w5")["input_ids"]
+
+
+def test_measuring_anew_leaves_no_export_of_before(saved_pair: Path, tmp_path: Path) -> None:
+    runner.run(talk(saved_pair, tmp_path))
+    (export,) = tmp_path.glob("*/*/exports")
+    (export / "said" / "mtad-of-yesterday.jsonl").write_text("")
+    runner.run(talk(saved_pair, tmp_path, "fresh=true"))
+    assert sorted(path.name for path in (export / "said").iterdir()) == ["autoregressive.jsonl", "mtad.jsonl"]
+
+
 def test_a_turn_that_cannot_be_read_and_answered_is_named(saved_pair: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^prompt talk/told, turn 3, has 34 tokens; .* max_new_tokens=40 leaves 24"):
         runner.run(talk(saved_pair, tmp_path, "max_new_tokens=40"))
+
+
+def test_prompts_that_are_too_long_can_be_left_out_and_are_named(
+    saved_pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner.run(talk(saved_pair, tmp_path, "max_new_tokens=40", "skip_long=true"))
+    assert summary(tmp_path)["prompts_too_long"] == ["talk/told"]
+    assert {row["prompt_id"] for row in lines(tmp_path, "samples.jsonl")} == {"talk/one", "talk/two"}
+    assert "1 prompts were too long for the pair and left out" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"^task talk has no prompts that the pair can read$"):
+        runner.run(talk(saved_pair, tmp_path, "max_new_tokens=63", "skip_long=true"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.dataset.reading import Table, read
@@ -89,7 +89,7 @@ class RowTask(Task):
 
     def made_of(self, rows: Iterable[Row]) -> Iterable[Prompt]:
         """The prompts of all rows, in their order; one each unless overridden."""
-        return map(self.prompt, rows)
+        return (replace(self.prompt(row), place=f"row {row.number} of {row.where}") for row in rows)
 
     def order(self, prompts: list[Prompt]) -> list[Prompt]:
         """Shuffled, always alike."""
