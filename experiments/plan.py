@@ -111,12 +111,11 @@ def prepare(settings: Settings) -> Plan:
         if reason := missing({"_target_": variant.target}):
             raise UserError(f"decoder {variant.name} cannot run here: {reason}")
     blueprint = inspect_pair(settings.target, settings.draft, settings.dtype)
-    name, times = Counter(prompt.id for prompt in settings.task.prompts()).most_common(1)[0]
-    if times > 1:
-        raise UserError(f"task {settings.task_name} has {times} prompts with the id {name!r}")
+    everything = settings.task.prompts()
+    _check_ids(settings.task_name, everything)
     positions = blueprint.max_positions
     how = prompting(settings.task, blueprint.tokenizer, settings.chat, positions - settings.max_new_tokens)
-    prompts, encoded, too_long = _taken(settings, how, positions)
+    prompts, encoded, too_long = _taken(everything[settings.skip :], settings, how, positions)
     name = run_id(settings, blueprint, prompts, how, encoded, device)
     folder = RunFolder(settings.results_dir / settings.name / name)
     return Plan(settings, blueprint, device, prompts, too_long, how, encoded, name, folder)
@@ -126,15 +125,26 @@ class _TooLongError(UserError):
     """A prompt that the pair cannot read and answer."""
 
 
+def _check_ids(task: str, prompts: Sequence[Prompt]) -> None:
+    """Raises UserError if two prompts have one id."""
+    times = Counter(prompt.id for prompt in prompts)
+    doubled = [prompt for prompt in prompts if times[prompt.id] > 1]
+    if doubled:
+        one = doubled[0].id
+        places = sorted(prompt.place for prompt in doubled if prompt.id == one and prompt.place)
+        where = f": {', '.join(places)}" if places else ""
+        raise UserError(f"task {task} has {times[one]} prompts with the id {one!r}{where}")
+
+
 def _taken(
-    settings: Settings, how: Prompting, positions: int
+    prompts: Sequence[Prompt], settings: Settings, how: Prompting, positions: int
 ) -> tuple[list[Prompt], dict[tuple[str, int], list[int]], list[str]]:
     """The prompts to be measured, the ids of their turns that depend on no answer, and the names of those left out."""
-    prompts: list[Prompt] = []
+    taken: list[Prompt] = []
     encoded: dict[tuple[str, int], list[int]] = {}
     too_long: list[str] = []
-    for prompt in settings.task.prompts()[settings.skip :]:
-        if len(prompts) == settings.limit:
+    for prompt in prompts:
+        if len(taken) == settings.limit:
             break
         try:
             turns = [_fitting(how, prompt, i, settings.max_new_tokens, positions) for i in range(len(prompt.turns))]
@@ -143,11 +153,11 @@ def _taken(
                 raise
             too_long.append(prompt.id)
             continue
-        prompts.append(prompt)
+        taken.append(prompt)
         encoded |= {(prompt.id, i): tokens for i, tokens in enumerate(turns) if not looks_back(prompt, i)}
-    if not prompts:
+    if not taken:
         raise UserError(f"task {settings.task_name} has no prompts" + (" that the pair can read" if too_long else ""))
-    return prompts, encoded, too_long
+    return taken, encoded, too_long
 
 
 def _fitting(how: Prompting, prompt: Prompt, turn: int, new: int, positions: int) -> list[int]:
