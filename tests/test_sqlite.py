@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from experiments.safety.sqlite import FUNCTIONS, Limits, SqlError, SqlTimeoutErr
 from mtad.errors import UserError
 
 LIMITS = Limits(steps=3_000_000)
-WIDE = "printf('%90000d', i)"  # a long value
+WIDE = "printf('%9000d', i)"  # a long value
 COUNTING = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
 
 
@@ -78,7 +79,7 @@ def test_reading_works_with_bytes_that_are_no_utf8(path: Path) -> None:
         "SELECT randomblob(10)",
         "SELECT name FROM cake ORDER BY random()",
         "SELECT zeroblob(1000000000)",
-        "SELECT replace(hex(printf('%40000d', 1)), '2', 'aaaa')",
+        "SELECT replace(hex(printf('%4000d', 1)), '2', 'aaaa')",
         "SELECT 1; DROP TABLE cake",
         "SELECT 'a' LIKE '" + "%a" * 51 + "'",
         "SELECT " + "(" * 4000 + "1" + ")" * 4000,
@@ -135,6 +136,48 @@ def test_slow_instructions_are_stopped_by_the_clock(path: Path, call: str) -> No
     with pytest.raises(SqlTimeoutError):
         execute(path, f"{COUNTING} SELECT count({call}) FROM n WHERE {call}", Limits(seconds=0.2, steps=10**9))
     assert time.monotonic() - began < 5
+
+
+def letters(number: int, letter: str = "a") -> str:
+    """An expression for a text of that many equal letters."""
+    return f"replace(printf('%{number}s', ''), ' ', '{letter}')"
+
+
+@pytest.mark.parametrize(
+    ("call", "marks"),
+    [
+        ("trim(x, y)", f"{letters(8000, 'b')} || 'a'"),  # as SQLite has it: minutes
+        ("trim(x, y)", f"{letters(98, 'b')} || 'a'"),
+        ("instr(x, y)", f"{letters(4900)} || 'b'"),
+        ("replace(x, y, '')", f"{letters(4900)} || 'b'"),
+        ("x LIKE y", f"'%' || {letters(90)} || 'b%'"),
+        ("x GLOB y", f"'*{'[a-z]' * 19}1*'"),
+    ],
+)
+@pytest.mark.parametrize("calls", [480, 700])
+def test_a_statement_that_never_jumps_ends_soon_after_the_clock(path: Path, call: str, marks: str, calls: int) -> None:
+    """SQLite does not ask between its calls whether to go on."""
+    began = time.monotonic()
+    joined = ", ".join([call] * calls) if calls < 500 else " || ".join([call] * calls)
+    with suppress(SqlError):
+        execute(path, f"SELECT {joined} FROM (SELECT {letters(9900)} x, {marks} y LIMIT 1)", Limits(seconds=0.2))
+    assert time.monotonic() - began < 8  # about 1 where nothing else runs
+
+
+def test_expressions_that_grow_by_being_named_again_are_refused(path: Path) -> None:
+    names = ", ".join(f"a{i + 1} AS (SELECT v + v + v AS v FROM a{i})" for i in range(12))
+    with pytest.raises(SqlError):
+        execute(path, f"WITH a0 AS (SELECT instr(name, 'x') AS v FROM cake), {names} SELECT v FROM a12", LIMITS)
+
+
+@pytest.mark.parametrize("name", ["trim", "ltrim", "rtrim"])
+def test_trimming_is_as_sqlite_does_it(path: Path, name: str) -> None:
+    values = ["'xyaxby'", "'éaé'", "''", "NULL", "x'7861'", "2.50", "1.0", "0.1 + 0.2", "-170", "'  x '"]
+    marks = ["'xy'", "'é'", "''", "NULL", "0", "' '", "x'78'"]
+    own = sqlite3.connect(":memory:")
+    for call in [f"{name}({value}, {mark})" for value in values for mark in marks] + [f"{name}('  x ')"]:
+        assert execute(path, f"SELECT {call}", LIMITS) == own.execute(f"SELECT {call}").fetchall(), call
+    own.close()
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mtad.errors import UserError, first_line
@@ -32,7 +33,12 @@ FUNCTIONS = frozenset(
 # that was set stays. Nothing else here uses SQLite.
 _HEAP = 128 << 20  # bytes
 _STEPS_PER_CHECK = 100  # instructions of SQLite's virtual machine
+# SQLite asks whether to go on at jumps only, so what stands between two jumps is bounded by the length of the program.
+_MOST_INSTRUCTIONS = 5000
 _MOST_COLUMNS = 500
+# With two arguments SQLite's own take the product of both lengths: seconds for one call.
+_TRIMS = {"trim": str.strip, "ltrim": str.lstrip, "rtrim": str.rstrip}
+_MOST_MARKS = 100  # characters that a call of these may take away
 _CELL = 64  # bytes that a cell takes besides its text
 
 
@@ -46,11 +52,12 @@ class SqlTimeoutError(SqlError):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a statement may cost. SQLite can be stopped between instructions only, so each must be short as well.
+    """What a statement may cost. SQLite can be stopped at some instructions only, so all must be short as well.
 
     Attributes:
         statement: its length in characters.
-        value: bytes of one value, which bounds what one function call can do.
+        value: bytes of one value and of one row, which bounds what one function call can do: `instr` and `replace` take
+            the product of two lengths.
         pattern: bytes of a pattern of LIKE or GLOB, the slowest of all.
         rows, result: of the result, and its bytes.
         steps: instructions of SQLite's virtual machine. This bound is the one that is meant to bind: it counts alike on
@@ -60,7 +67,7 @@ class Limits:
     """
 
     statement: int = 10_000
-    value: int = 100_000
+    value: int = 10_000
     pattern: int = 100
     rows: int = 100_000
     result: int = 64 << 20
@@ -111,14 +118,17 @@ def execute(path: Path, statement: str, limits: Limits) -> Rows:
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limits.value)
         connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, limits.pattern)
         connection.setlimit(sqlite3.SQLITE_LIMIT_COLUMN, _MOST_COLUMNS)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_VDBE_OP, _MOST_INSTRUCTIONS)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        for name, strip in _TRIMS.items():
+            connection.create_function(name, 2, partial(_trim, strip), deterministic=True)
         connection.set_authorizer(watch.authorise)
         connection.set_progress_handler(watch.progress, _STEPS_PER_CHECK)
         cursor = connection.execute(statement)
         if cursor.description is None:  # a comment, for one
             raise SqlError("the statement selects nothing")
         return _fetched(cursor, limits)
-    # ValueError: NUL or lone surrogates in the statement; MemoryError: the limit of SQLite's heap
+    # ValueError: NUL or lone surrogates in the statement; MemoryError: the limit of SQLite's heap, or of instructions
     except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:
         raise (SqlTimeoutError if watch.over else SqlError)(first_line(error)) from None
     finally:
@@ -130,6 +140,23 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
     connection.text_factory = lambda text: text.decode(errors="replace")
     return connection
+
+
+def _trim(strip: Callable[[str, str], str], value: object, marks: object) -> str | None:
+    """SQLite's `trim(value, marks)` in time that hardly depends on `marks`."""
+    if value is None or marks is None:
+        return None
+    taken = _as_text(marks)
+    if len(taken) > _MOST_MARKS:
+        raise ValueError(f"more than {_MOST_MARKS} characters to trim")
+    return strip(_as_text(value), taken)
+
+
+def _as_text(value: object) -> str:
+    """As SQLite writes it, but for exponents."""
+    if isinstance(value, float):
+        value = float(f"{value:.15g}")
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _fetched(cursor: Iterable[tuple[object, ...]], limits: Limits) -> Rows:
