@@ -37,6 +37,7 @@ def limit(name: str, value: int) -> None:
 
 def main() -> None:
     """Everything in its order: root may not change its user any more once it has laid its rights down."""
+    os.write(1, b"\0")  # bids the owner speak: from here on the box ends with it, before there was nothing to run
     settings = json.loads(sys.argv.pop())
     for name in ("LD_LIBRARY_PATH", "PWD", "LC_CTYPE"):
         os.environ.pop(name, None)

@@ -23,6 +23,15 @@ def can_write(path: Path, size: int = 1) -> bool:
     return True
 
 
+def has_family(number: int) -> bool:
+    """Whether sockets of an address family can be made."""
+    try:
+        socket.socket(number, socket.SOCK_STREAM).close()
+    except OSError:
+        return False
+    return True
+
+
 def forks(most: int) -> int:
     """How many processes can be started, up to `most`."""
     for number in range(most):
@@ -52,6 +61,8 @@ def broken(port: int, hidden: list[str], memory: int, processes: int, scratch: i
         client.settimeout(1)
         if client.connect_ex(("127.0.0.1", port)) == 0:
             yield "the network is reachable"
+    if has_family(40):  # vsock, to the machine that this one runs on: in no network namespace
+        yield "the host of a virtual machine is reachable"
     try:
         bytearray(2 * memory)
         yield "memory has no bound"

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import SystemRandom
+from tempfile import NamedTemporaryFile
 from threading import Event, Timer
 
 from experiments.safety.seccomp import seccomp_filter
@@ -27,6 +28,9 @@ _HERE = Path(__file__).parent
 _MOST_OUTPUT = 1 << 16  # bytes; who says more is stopped
 _MB = 1 << 20
 _LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/local/lib")
+_MADE = ("/", "/usr", "/usr/local", "/etc", "/dev", "/python", "/python/bin", "/scratch")  # folders in every box
+_USERS = range(2_001_000_000, 2_147_000_000)  # between what directory services and systemd give away and 2**31
+_FEW_USERS = range(40_000, 60_000)  # for namespaces of 65 536 users, as containers have
 _NAMESPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
 
 
@@ -92,7 +96,17 @@ def run_python(text: str, *frames: bytes, limits: Limits, unsafe: bool = False) 
 
 def _user() -> int:
     """Whom root becomes in the box: someone of its own, since processes are counted by user on the whole machine."""
-    return SystemRandom().randrange(40_000, 60_000)
+    wide = all(_has(Path("/proc/self", name), _USERS) for name in ("uid_map", "gid_map"))
+    return SystemRandom().choice(_USERS if wide else _FEW_USERS)
+
+
+def _has(mapped: Path, users: range) -> bool:
+    """Whether this user namespace has them all."""
+    try:
+        lines = [[int(part) for part in line.split()] for line in mapped.read_text().splitlines()]
+    except OSError:
+        return False
+    return any(first <= users.start and users.stop <= first + count for first, _, count in lines)
 
 
 def _box(limits: Limits, rules: int) -> list[str]:
@@ -103,7 +117,7 @@ def _box(limits: Limits, rules: int) -> list[str]:
         command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
         command += ["--unshare-user", "--uid", "65534", "--gid", "65534"]
-    for name in ("/usr", "/usr/local", "/etc", "/dev", "/python", "/python/bin"):
+    for name in _MADE[1:-1]:
         command += ["--perms", "0755", "--dir", name]
     for folder in map(Path, _LIBRARIES):
         if folder.is_symlink():
@@ -125,7 +139,10 @@ def _bubblewrap() -> str | None:
 
 
 def _talk(command: list[str], given: bytes, limits: Limits, keep: tuple[int, ...]) -> Outcome:
-    """Start a command, tell it what is given, hear its first words, end it with all its children."""
+    """Start a command, tell it what is given once it is there, hear its first words, end it with all its children.
+
+    Until a box has bound its life to its owner's, an owner that is killed leaves it behind: with nothing to run.
+    """
     pipe = subprocess.PIPE
     with subprocess.Popen(
         command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env={}, pass_fds=keep, start_new_session=True
@@ -144,10 +161,11 @@ def _talk(command: list[str], given: bytes, limits: Limits, keep: tuple[int, ...
         timer = Timer(limits.seconds, expire)
         timer.start()
         try:
+            said = process.stdout.read(1).removeprefix(b"\0")
             with suppress(BrokenPipeError):
                 process.stdin.write(given)
                 process.stdin.flush()
-            said = process.stdout.read(_MOST_OUTPUT)
+            said += process.stdout.read(_MOST_OUTPUT - len(said))
         finally:
             timer.cancel()
             end()
@@ -171,14 +189,26 @@ def missing() -> str | None:
 def _broken() -> str | None:
     """Starts a box and tries each promise in it."""
     limits = Limits(seconds=20, memory_mb=256, processes=5, scratch_mb=1)
-    hidden = [str(path) for path in (Path.home(), Path.cwd(), _HERE) if path != Path("/")]
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        facts = {"port": listener.getsockname()[1], "hidden": hidden, "memory": limits.memory_mb * _MB}
-        facts |= {"processes": limits.processes, "scratch": limits.scratch_mb * _MB}
-        outcome = run_python(program("box_probe"), json.dumps(facts).encode(), limits=limits)
+    try:
+        with NamedTemporaryFile(prefix="mtad-") as fresh, socket.create_server(("127.0.0.1", 0)) as listener:
+            facts = {"port": listener.getsockname()[1], "hidden": _hidden(fresh.name), "memory": limits.memory_mb * _MB}
+            facts |= {"processes": limits.processes, "scratch": limits.scratch_mb * _MB}
+            outcome = run_python(program("box_probe"), json.dumps(facts).encode(), limits=limits)
+    except OSError as error:  # no temporary file, no socket, a bubblewrap that is no program
+        return f"the sandbox cannot be tried: {error}"
     try:
         broken = json.loads(outcome.said)
     except ValueError:
         lines = outcome.said.decode(errors="replace").strip().splitlines()
         return f"the sandbox does not start: {lines[-1][:200] if lines else 'it said nothing'}"
     return "; ".join(broken) or None
+
+
+def _hidden(*more: str) -> list[str]:
+    """Files and folders of the user's that no box shows; what lies in the libraries is shown, and may be there."""
+    found = [Path(__file__), *map(Path, more)]
+    for folder in (Path.home, Path.cwd):  # there may be neither: a user without an entry, a folder deleted since
+        with suppress(RuntimeError, OSError):
+            found.append(folder())
+    shown = [Path(name) for name in (*_LIBRARIES, "/python", "/scratch")]
+    return [str(path) for path in found if str(path) not in _MADE and not any(map(path.is_relative_to, shown))]
