@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import CachingLM
 from lm_eval.api.registry import get_model
 from lm_eval.models import MODEL_MAPPING
 from transformers import AutoModelForCausalLM
 
 from experiments.lm_eval import __main__ as command
 from experiments.lm_eval.arguments import names, read_arguments
+from experiments.lm_eval.loaded import load
 from experiments.lm_eval.model import register
 from mtad.ending import Limits
 from mtad.errors import UserError
@@ -119,6 +121,20 @@ def test_a_request_decides_whether_to_sample_and_how_hot(saved_pair: Path) -> No
         lm._wishes({"do_sample": True, "top_p": 2.0})
 
 
+@pytest.mark.parametrize(
+    "wish", [{"max_gen_toks": "abc"}, {"max_gen_toks": 0}, {"temperature": "abc"}, {"temperature": None}, {"until": 5}]
+)
+def test_generation_options_that_make_no_sense_are_one_line(saved_pair: Path, wish: Mapping[str, Any]) -> None:
+    with pytest.raises(UserError, match="generation_kwargs") as error:
+        model(saved_pair)._wishes({"until": [], **wish})
+    assert "\n" not in str(error.value)
+
+
+def test_answers_are_never_taken_from_another_decoders_cache(saved_pair: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--use_cache would give one decoder's answers as another's"):
+        CachingLM(model(saved_pair), str(tmp_path / "cache.db"))
+
+
 def test_a_long_context_loses_its_beginning_with_a_warning(
     saved_pair: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +172,7 @@ def test_log_likelihoods_are_the_targets_whatever_the_decoder(saved_pair: Path) 
     assert found[1][1] is False
     ((value, _),) = lm.loglikelihood([asks("loglikelihood", "", "w1 w2")], disable_tqdm=True)
     assert value == pytest.approx(direct(saved_pair, [lm.prefix_token_id], encode("w1 w2"))[0], abs=1e-4)
+    assert lm._loglikelihood_tokens([(None, [], encode("w1 w2"))], disable_tqdm=True)[0][0] == value
 
 
 def test_a_long_text_is_scored_in_windows_each_token_once(saved_pair: Path) -> None:
@@ -193,3 +210,27 @@ def test_the_command_line_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("lm_eval.__main__.cli_evaluate", fails)
     with pytest.raises(SystemExit, match=r"\Aerror: it is so\Z"):
         command.main()
+
+
+def test_an_unknown_model_and_a_cache_that_cannot_be_written_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    cache = str(tmp_path / "file" / "cache")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
+
+    def unknown() -> None:
+        get_model("speculativ")
+
+    def unwritable() -> None:
+        Path(cache).mkdir(parents=True)
+
+    for fails, said in (
+        (unknown, "'speculativ', but no model.*speculative"),
+        (unwritable, f"the cache {cache} cannot"),
+    ):
+        monkeypatch.setattr("lm_eval.__main__.cli_evaluate", fails)
+        with pytest.raises(SystemExit, match=rf"\Aerror: .*{said}.*\Z"):
+            command.main()
+    with pytest.raises(UserError, match=r"cannot load local_sums: the cache .* cannot be written .*HF_HOME"):
+        load("local_sums", FOLDER, 0)

@@ -13,8 +13,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
+from experiments.lm_eval.loaded import LONGEST_TEXT
 from experiments.runner import run
-from experiments.tasks.lm_eval import LONGEST_TEXT, LmEval
+from experiments.tasks.lm_eval import LmEval
 from mtad.errors import UserError
 from tests.toy import ROOT, settings_of
 
@@ -74,9 +75,9 @@ def test_a_run_ends_with_lm_evals_figures_in_its_summary(saved_pair: Path, tmp_p
     run(settings_of(*task, *pairs, f"results_dir={tmp_path}", "sampling=greedy"))
     (file,) = tmp_path.rglob("summary.json")
     summary = json.loads(file.read_text(encoding="utf-8"))
-    figure = {"value": 0.0, "stderr": 0.0}
-    names = ("exact_match,strict-match", "exact_match,flexible-extract")
-    assert summary["decoders"]["mtad"]["task_figures"] == dict.fromkeys(names, figure)
+    figures = summary["decoders"]["mtad"]["task_figures"]
+    assert list(figures) == ["exact_match,strict-match", "exact_match,flexible-extract"]
+    assert {(figure["value"], figure["stderr"]) for figure in figures.values()} == {(0.0, 0.0)}
     assert summary["task_origin"]["id"].endswith(": local_sums") and str(ROOT) not in file.read_text(encoding="utf-8")
 
 
@@ -116,6 +117,96 @@ def test_a_metric_that_cannot_work_here_is_refused_before_anything_is_generated(
     (tmp_path / "absent.py").write_text(scorer, encoding="utf-8")
     with pytest.raises(UserError, match="cannot score absent here: ModuleNotFoundError"):
         changed(tmp_path, "absent", process_results="!function absent.score").check()
+
+
+METRICS = """
+def parity(doc, results):
+    return {"odd" if len(doc["question"]) % 2 else "even": 1.0, "marked": float("#" in results[0])}
+
+def distance(doc, results):
+    return {"distance": abs(int(results[0].split("#### ")[1]))}
+
+def fragile(items):
+    return sum(items) / (min(items) > 0)
+
+def hopeless(items):
+    return {"no": "number"}
+"""
+
+
+def with_metrics(folder: Path, name: str, process: str, *metrics: str, aggregation: str = "mean") -> LmEval:
+    """The fixture's task with metrics of ours, in each of which less is better."""
+    (folder / "metrics.py").write_text(METRICS, encoding="utf-8")
+    listed = "".join(
+        f"\n  - {{metric: {metric}, aggregation: {aggregation}, higher_is_better: false}}" for metric in metrics
+    )
+    task = changed(folder, name, process_results=f"!function metrics.{process}", filter_list=None)
+    with (folder / f"{name}.yaml").open("a", encoding="utf-8") as file:
+        file.write(f"metric_list:{listed}\n")
+    return task
+
+
+def test_a_metric_of_some_documents_has_its_figure_and_never_becomes_the_score(tmp_path: Path) -> None:
+    task = with_metrics(tmp_path, "parity", "parity", "even", "odd", "marked")
+    task.check()
+    graded = {prompt.id: list(task.grade(prompt, "#")) for prompt in task.prompts()}
+    first = graded["parity/0"][0]
+    assert sorted(graded.values()) == sorted([[], [], [first, "marked,none"], [first, "marked,none"]])
+    rows = rows_of(task, "#")
+    assert {name: figure["value"] for name, figure in task.figures(rows).items()} == {
+        "even,none": 1.0,
+        "odd,none": 1.0,
+        "marked,none": 1.0,
+    }
+    without = task.figures([row for row in rows if not graded[row["prompt_id"]]])
+    assert without[first] == {"value": None, "stderr": None, "reason": "none of the texts has it"}
+
+
+def test_a_text_that_cannot_be_scored_does_not_get_the_best_grade(tmp_path: Path) -> None:
+    task = with_metrics(tmp_path, "distance", "distance", "distance")
+    assert list(task.grade(task.prompts()[0], "#### 3")) == ["distance,none"]
+    assert task.grade(task.prompts()[0], "I do not know") == {}
+    assert task.grade(task.prompts()[0], "#### 1" + "0" * 400) == {}
+
+
+def test_an_aggregation_that_fails_on_what_was_written_leaves_a_reason(tmp_path: Path) -> None:
+    task = with_metrics(tmp_path, "fragile", "distance", "distance", aggregation="!function metrics.fragile")
+    task.check()
+    assert task.figures(rows_of(task, "#### 0"))["distance,none"] == {
+        "value": None,
+        "stderr": None,
+        "reason": "lm-eval cannot aggregate distance: ZeroDivisionError: division by zero",
+    }
+
+
+def test_an_aggregation_that_can_never_work_is_refused_before_anything_is_generated(tmp_path: Path) -> None:
+    task = with_metrics(tmp_path, "hopeless", "distance", "distance", aggregation="!function metrics.hopeless")
+    with pytest.raises(UserError, match="hopeless: lm-eval cannot aggregate distance: TypeError"):
+        task.check()
+
+
+def test_a_task_that_begins_the_answer_itself_is_continued_without_a_template(tmp_path: Path) -> None:
+    assert SUMS.templated
+    assert not changed(tmp_path, "begun", gen_prefix="The answer is").templated
+
+
+def test_the_origin_tells_data_files_apart(tmp_path: Path) -> None:
+    content = (ROOT / FOLDER / "sums.jsonl").read_text(encoding="utf-8")
+    hashes = set()
+    for name, text in {"a": content, "b": content.replace("7", "8"), "c": content}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "rows.jsonl").write_text(text, encoding="utf-8")
+        task = changed(folder, "same", dataset_kwargs={"data_files": {"test": str(folder / "rows.jsonl")}})
+        hashes.add(task.origin()["sha256"])
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("wish", [{"max_gen_toks": "abc"}, {"max_gen_toks": 0}, {"until": 5}])
+def test_generation_options_that_make_no_sense_are_one_line(tmp_path: Path, wish: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="generation_kwargs") as error:
+        changed(tmp_path, "odd", generation_kwargs={"until": ["x"], **wish}).check()
+    assert "\n" not in str(error.value)
 
 
 def test_what_a_run_cannot_do_is_refused_in_one_line(tmp_path: Path) -> None:

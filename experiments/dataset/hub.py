@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from experiments.dataset.reading import one_line, quiet
@@ -29,7 +30,9 @@ def read_split(
             # With hf:// a folder of that name in the working directory is not taken for it.
             table = datasets.load_dataset(f"hf://datasets/{id}", subset, revision=commit, split=split)
     except Exception as error:  # whatever its many formats and the hub may raise
-        raise UserError(f"{id}, subset {subset}, split {split!r}: {one_line(error)}; {ADVICE}") from None
+        raise UserError(
+            f"{id}, subset {subset}, split {split!r}: {cache_fault() or one_line(error)}; {ADVICE}"
+        ) from None
     read = {Path(file["filename"]).parent.name for file in table.cache_files}
     if read - {commit}:  # without a network `datasets` takes what it prepared last, whatever the commit
         raise UserError(f"{id}: only commit {', '.join(read)} is in the cache, not {commit}: go online or {ADVICE}")
@@ -62,7 +65,23 @@ def commit_of(id: str, revision: str | None) -> tuple[str, bool]:
         cached = hub.try_to_load_from_cache(id, CARD, repo_type="dataset", revision=revision)
         if isinstance(cached, str):
             return Path(cached).parent.name, False
+        if fault := cache_fault():
+            raise UserError(f"{id}: {fault}") from None
         raise UserError(f"no access to {id} on the hub ({first_line(error)}): {ADVICE}, or go online") from None
     if not found:
         raise UserError(f"the hub names no commit for {id}; {ADVICE}")
     return found, True
+
+
+def cache_fault() -> str | None:
+    """What is wrong with the folders in which data sets are kept, local ones that lm-eval reads too, if they are it."""
+    import huggingface_hub
+
+    for folder in (need("datasets", "tasks").config.HF_DATASETS_CACHE, huggingface_hub.constants.HF_HUB_CACHE):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            return f"the cache {folder} cannot be written ({error.strerror}); set HF_HOME to a folder that can"
+    return None

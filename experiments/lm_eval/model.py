@@ -17,6 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from experiments.build import construct
 from experiments.lm_eval.arguments import SAMPLING, names, read_arguments
+from experiments.lm_eval.wishes import read_wishes
 from experiments.lm_eval.writer import Writer
 from experiments.optional import need
 from mtad.errors import UserError
@@ -101,7 +102,6 @@ class DecoderModel:
             luck = Luck(self.writer.arguments.options.seed, name, times[name])
             times[name] += 1
             answers.append(self.writer.write(tokens[-room:], longest, stop, sampling, luck))
-            self.cache_hook.add_partial("generate_until", request.args, answers[-1])  # type: ignore[attr-defined]
         if shortened:
             LOG.warning(
                 "%d of %d contexts were too long for the pair and lost their beginning", shortened, len(answers)
@@ -112,10 +112,7 @@ class DecoderModel:
     def _wishes(self, asked: Mapping[str, Any]) -> tuple[int, tuple[str, ...], Sampling]:
         """Longest answer in tokens, stop strings and sampling of a request, as lm-eval reads its `gen_kwargs`."""
         mine = self.writer.arguments
-        utils = need("lm_eval.models.utils", "tasks")
-        wishes = dict(utils.normalize_gen_kwargs(dict(asked), mine.options.max_new_tokens))
-        stop = tuple(string for string in wishes.pop("until") if string)
-        longest = wishes.pop("max_gen_toks")
+        longest, stop, wishes = read_wishes(asked, mine.options.max_new_tokens)
         told = {key: value for key in SAMPLING if (value := wishes.pop(key, None)) is not None}
         sampled = wishes.pop("do_sample") and told.get("temperature") != 0
         if wishes:
@@ -135,15 +132,14 @@ class DecoderModel:
     ) -> list[tuple[float, bool]]:
         """What `TemplateLM.loglikelihood` asks for once it has tokens; too long contexts lose their beginning."""
         found = []
-        for texts, context, continuation in tqdm(requests, desc="the target scores", disable=disable_tqdm):
+        for _texts, context, continuation in tqdm(requests, desc="the target scores", disable=disable_tqdm):
             if len(continuation) > self.max_length:
                 raise UserError(
                     f"a continuation of {len(continuation)} tokens is longer than the target reads ({self.max_length})"
                 )
             kept = self.max_length + 1 - len(continuation)  # the last token of all is not read
-            found.append(self.writer.score(context[-kept:], continuation) if continuation else (0.0, True))
-            if texts is not None:
-                self.cache_hook.add_partial("loglikelihood", texts, found[-1])  # type: ignore[attr-defined]
+            read = context[-kept:] or [self.prefix_token_id]  # a tokenizer may make nothing of a blank context
+            found.append(self.writer.score(read, continuation) if continuation else (0.0, True))
         return found
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
@@ -155,7 +151,6 @@ class DecoderModel:
             windows = utils.get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, 1)
             pairs = [(None, *utils.make_disjoint_window(window)) for window in windows]
             sums.append(sum(value for value, _ in self._loglikelihood_tokens(pairs, disable_tqdm=True)))
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, sums[-1])  # type: ignore[attr-defined]
         return sums
 
     # -- what lm-eval wants to know ----------------------------------------------------------------------------
@@ -204,6 +199,10 @@ class DecoderModel:
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval writes beside its results: decoder, weights, and what the answers took."""
         return {"mtad_bench": self.writer.describe()}
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Called for `--use_cache` alone, which lm-eval keys by nothing but the request. Raises UserError."""
+        raise UserError("--use_cache would give one decoder's answers as another's; leave it out")
 
     def _warn(self, message: str) -> None:
         """Say it once."""
