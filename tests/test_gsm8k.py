@@ -114,6 +114,24 @@ def test_the_steps_of_the_worked_examples_are_right() -> None:
         assert eval(left) == float(right)  # arithmetic of ours
 
 
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [("#### 1,200", "1200"), ("1 #### 2 #### $3.50", "3.50"), ("#### -4.", "-4"), ("#### .5", ".5")],
+)
+def test_the_number_is_all_that_follows_the_last_mark(answer: str, number: str) -> None:
+    prompt = Gsm8k().prompt(Row({"question": "?", "answer": answer}, 1, "x"))
+    assert prompt.answer == {"number": number}
+    assert lm_eval(f"#### {number}", answer)["strict_match"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "answer", ["#### 7 apples", "#### 5 ", "####  9", "#### .", "#### -", "#### 5\nof them", "####5"]
+)
+def test_a_row_that_no_answer_could_meet_is_refused(answer: str) -> None:
+    with pytest.raises(UserError, match="x: row 2: 'answer' is without a final '#### number'"):
+        Gsm8k().prompt(Row({"question": "?", "answer": answer}, 2, "x"))
+
+
 def test_bad_options_and_rows_are_said_in_one_line() -> None:
     for shots in (5, -1, 1.5, True):
         with pytest.raises(UserError, match=r"task\.shots must be a whole number from 0 to 4"):

@@ -77,6 +77,7 @@ def test_any_text_may_be_an_answer() -> None:
     [
         ({"category": "math", "turns": ["a"]}, "row 2 has no field 'question_id'"),
         ({"question_id": "x", "category": "math", "turns": ["a"]}, "row 2: 'question_id' is no whole number: 'x'"),
+        ({"question_id": True, "category": "math", "turns": ["a"]}, "row 2: 'question_id' is no whole number: 'True'"),
         ({"question_id": 1, "category": "math"}, "row 2 has no field 'turns'"),
         ({"question_id": 1, "turns": ["a"]}, "row 2 has no field 'category'"),
     ],

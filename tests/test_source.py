@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import json
@@ -20,6 +21,7 @@ import pytest
 from experiments.dataset.row_task import Row, RowTask
 from experiments.optional import need
 from experiments.task import Prompt, Turn
+from experiments.tasks.spec_bench import SpecBench
 from mtad.errors import UserError
 
 ROWS = [{"id": "a", "text": "one"}, {"id": "b", "text": "two", "more": ["x"]}, {"id": "c", "text": "three"}]
@@ -61,7 +63,7 @@ def test_every_form_of_a_file_gives_the_same_rows(tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("form", ["lines.txt", "lines.txt.gz"])
 def test_a_text_is_one_row_a_line_with_its_empty_lines(tmp_path: Path, form: str) -> None:
-    content = " one\n\n two \x0b2\u2028\n".encode()
+    content = codecs.BOM_UTF8 + " one\n\n two \x0b2\u2028\n".encode()
     (tmp_path / form).write_bytes(gzip.compress(content) if form.endswith("gz") else content)
     assert [row["text"] for row in values(tmp_path / form)] == [" one", "", " two \x0b2\u2028"]
 
@@ -72,6 +74,21 @@ def test_fields_may_come_late_and_change_their_kind(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*early, *late)))
     found = values(tmp_path / "rows.jsonl")
     assert found[0]["reference"] is None and [row["reference"] for row in found[-2:]] == [1, ["a", {"b": None}]]
+
+
+def test_a_field_that_begins_after_what_is_read_at_once_is_said_with_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.dataset.reading.ONE_CHUNK", 2**10)
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n' * 100 + '{"text": "b", "more": 1}\n')
+    with pytest.raises(UserError, match=r"rows\.jsonl: all fields must stand .* in its first 0 MiB") as error:
+        values(tmp_path / "rows.jsonl")
+    assert "more" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_task_without_a_data_set_on_the_hub_says_where_its_file_is() -> None:
+    with pytest.raises(UserError, match=r"task\.path=FILE .*question\.jsonl of github\.com/hemingkx/Spec-Bench"):
+        SpecBench().prompts()
 
 
 FOLDERS = {  # files, split, the file or files that are meant
@@ -131,6 +148,11 @@ BROKEN = {  # name, content, what is said
     "twice": ("x.jsonl", b'{"text": "a", "text": "b"}\n', "line 1 cannot be read: a key stands twice in an object"),
     "latin": ("x.jsonl", b'{"text": "a"}\n{"text": "\xe4"}\n', "line 2 cannot be read: 'utf-8' codec can't decode"),
     "text": ("x.txt", b"a\nb\n\xff\n", "line 3 cannot be read: 'utf-8' codec can't decode"),
+    "deep": (
+        "x.jsonl",
+        b'{"text": "a"}\n' + b"[" * 3000 + b"]" * 3000 + b"\n",
+        "line 2 cannot be read: maximum recursion",
+    ),
     "plain": ("x.jsonl.gz", LINES, "Not a gzipped file"),
     "short": ("x.jsonl.gz", gzip.compress(LINES)[:-9], "Compressed file ended before"),
     "corrupt": ("x.jsonl.gz", b"\x1f\x8b\x08\x00" + b"x" * 50, "Error -3 while decompressing data"),
@@ -160,6 +182,9 @@ def test_bad_input_is_said_in_one_line_with_its_number(
 def test_a_path_that_is_not_there_or_of_no_known_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         Words(path=str(tmp_path / "none.jsonl")).prompts()
+    (tmp_path / "a::b.jsonl").write_bytes(LINES)
+    with pytest.raises(UserError, match="rename it; `datasets` takes :: in a path for an archive"):
+        Words(path=str(tmp_path / "a::b.jsonl")).prompts()
     (tmp_path / "rows.xlsx").touch()
     with pytest.raises(UserError, match=r"should end with \.jsonl, \.json, \.txt, \.parquet"):
         Words(path=str(tmp_path / "rows.xlsx")).prompts()

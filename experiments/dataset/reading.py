@@ -41,15 +41,23 @@ class Table:
     origin: Mapping[str, Any]
 
 
-def read(id: str | None, subset: str | None, revision: str | None, path: str | None, split: str) -> Table:
-    """The rows of a split, read once per process unless its files change. Raises UserError."""
+def read(
+    id: str | None, subset: str | None, revision: str | None, path: str | None, split: str, hint: str = ""
+) -> Table:
+    """The rows of a split, read once per process unless its files change. Raises UserError.
+
+    Args:
+        hint: where such data is, for a user who names none.
+    """
     if path:
         files = tuple(find_files(path, split))
+        if any("::" in str(file.absolute()) for file in files):
+            raise UserError(f"task.path={path}: rename it; `datasets` takes :: in a path for an archive within another")
         stats = [file.stat() for file in files]
         return _read_files(path, files, split, tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
     if id:
         return _read_hub(id, subset, revision, split)
-    raise UserError("this task needs a data set: task.path=FILE or FOLDER, or task.id= of one on the hub")
+    raise UserError(f"this task needs a data set: task.path=FILE or FOLDER, or task.id= of one on the hub{hint}")
 
 
 def find_files(path: str, split: str) -> list[Path]:
@@ -117,7 +125,13 @@ def _read_files(path: str, files: tuple[Path, ...], split: str, _: tuple[tuple[i
         faults = (
             f"{place}: {fault}" for place, file in zip(places, files, strict=True) if (fault := _fault(file, reader))
         )
-        raise UserError(next(faults, f"{where}: {one_line(error)}")) from None
+        if isinstance(error, datasets.table.CastError):
+            said = f"all fields must stand in the first file, in its first {ONE_CHUNK >> 20} MiB: {one_line(error)}"
+        else:
+            said = one_line(error)
+        raise UserError(next(faults, f"{where}: {said}")) from None
+    if rows and reader == "text":  # the mark of a byte order is no text
+        rows[0] = {"text": rows[0]["text"].removeprefix("\ufeff")}
     if not rows:
         raise UserError(f"{where}: there are no rows in it")
     digest = hashlib.sha256()
@@ -157,7 +171,7 @@ def _fault(file: Path, reader: str) -> str | None:
             values = json.loads(text, object_pairs_hook=_object) if reader == "json" and text.strip() else {}
         except json.JSONDecodeError as error:
             return f"line {number + error.lineno - 1} is no JSON: {error.msg} (column {error.colno})"
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return f"{'it' if whole else f'line {number}'} cannot be read: {one_line(error)}"
         for row, value in enumerate(values if whole else [values], number):
             if not isinstance(value, dict):

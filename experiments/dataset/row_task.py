@@ -9,7 +9,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from experiments.dataset.reading import Table, read
 from experiments.task import Prompt, Task
@@ -20,7 +20,7 @@ class Row:
     """A row of a data set.
 
     Attributes:
-        number: from 1, as in the file.
+        number: from 1; the blank lines of a JSON file do not count.
         where: the file, or the data set on the hub, for messages.
     """
 
@@ -67,11 +67,15 @@ class RowTask(Task):
     Attributes:
         id, subset, revision: data set on the hub, its configuration, and branch, tag or commit.
         path: a local file (jsonl, json, txt, parquet, also .gz) or a folder with one for the split; wins over `id`.
+            A JSON field whose every value looks like a date is read as dates, thus is no text, and numbers beyond 64
+            bits lose digits.
         split: of the data set; in a folder, the file of that name.
         max_new_tokens: the longest output.
         max_prompt_tokens: longer prompts lose the end of their document; None: nothing is cut.
         licence, citation: of the data.
     """
+
+    hint: ClassVar[str] = ""  # where the data is, for a task without `id`
 
     id: str | None = None
     subset: str | None = None
@@ -111,4 +115,4 @@ class RowTask(Task):
         return {**self._table().origin, "licence": self.licence, "citation": self.citation}
 
     def _table(self) -> Table:
-        return read(self.id, self.subset, self.revision, self.path, self.split)
+        return read(self.id, self.subset, self.revision, self.path, self.split, self.hint)

@@ -15,7 +15,9 @@ from experiments.dataset.row_task import Row, RowTask
 from experiments.task import Prompt, Turn
 from mtad.errors import UserError
 
-_STRICT = re.compile(r"#### (-?[0-9.,]+)")
+_MARK = "#### "
+_STRICT = re.compile(rf"{_MARK}(-?[0-9.,]+)")
+_WHOLE = re.compile(r"-?[0-9]*\.?[0-9]+")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _INSTRUCTION = "Solve the problem step by step. End with a line that holds #### and the final number.\n\n"
 _EXAMPLES = (
@@ -61,11 +63,12 @@ class Gsm8k(RowTask):
 
     def prompt(self, row: Row) -> Prompt:
         answer = row.text("answer")
-        if not _STRICT.search(answer):
+        # As lm-eval does, all that follows the mark is the answer; one that is no number could never be met.
+        number = _number(answer.rpartition(_MARK)[2])
+        if _MARK not in answer or not _WHOLE.fullmatch(number):
             raise row.wrong("answer", "without a final '#### number'", answer)
         examples = [f"Question: {question}\nAnswer: {steps}\n\n" for question, steps in _EXAMPLES[: self.shots]]
         text = f"{''.join(examples)}Question: {row.text('question')}\nAnswer:"
-        number = _number(_STRICT.findall(answer)[-1])
         return Prompt(row.id(self.name), (Turn(text, instruction=_INSTRUCTION),), {"number": number})
 
     def grade(self, prompt: Prompt, text: str) -> Mapping[str, float]:

@@ -46,7 +46,7 @@ class MtBench(RowTask):
 def question_id(row: Row) -> int:
     """The number that the question has everywhere. Raises UserError."""
     number = row.get("question_id")
-    if not isinstance(number, int):
+    if type(number) is not int:  # True is one too
         raise row.wrong("question_id", "no whole number", number)
     return number
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import ClassVar
 
 from experiments.dataset.row_task import Row, RowTask
 from experiments.task import Prompt, Turn
@@ -22,6 +23,8 @@ SUMMARIZE = "Summarize: "
 @dataclass(frozen=True, kw_only=True)
 class SpecBench(RowTask):
     """Each of the six groups has figures of its own; the one from MT-Bench has two turns."""
+
+    hint: ClassVar[str] = "; this one is data/spec_bench/question.jsonl of github.com/hemingkx/Spec-Bench"
 
     name: str = field(default="spec_bench", init=False)
     dialogue: bool = field(default=True, init=False)
