@@ -79,7 +79,7 @@ class Loaded:
         try:
             with _quiet():
                 return self._score(self.requests[id], text[:LONGEST_TEXT])
-        except Exception:  # filters and metrics of others, on whatever a model wrote
+        except (Exception, SystemExit):  # filters and metrics of others, on whatever a model wrote
             return None
 
     def check(self) -> None:
