@@ -13,12 +13,12 @@ _OPENING = re.compile(r"([ \t]{0,20})(`{3,9}|~{3,9})[ \t]*([\w+#.-]{0,20})[^`]*"
 
 def fenced(text: str, *languages: str) -> str:
     """The first fenced block, closed or not, in one of `languages` or in none named; else any; else the whole text."""
-    blocks = list(_blocks(text))
-    wanted = [block for language, block in blocks if language in {"", *languages}]
-    return (wanted or [block for _, block in blocks] or [text])[0]
+    found = list(blocks(text))
+    wanted = [block for language, block in found if language in {"", *languages}]
+    return (wanted or [block for _, block in found] or [text])[0]
 
 
-def _blocks(text: str) -> Iterator[tuple[str, str]]:
+def blocks(text: str) -> Iterator[tuple[str, str]]:
     """The name of the language, in small letters, and the lines of each block."""
     inside: list[str] | None = None
     indent = mark = language = ""

@@ -5,6 +5,7 @@ The answer is run against the data set's tests, in a box: see `experiments/safet
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import defaultdict
@@ -15,14 +16,15 @@ from statistics import mean, stdev
 from typing import Any
 
 from experiments.dataset.row_task import Row, RowTask
-from experiments.fences import fenced
-from experiments.safety.sandbox import Limits, missing, program, run_python
+from experiments.python_answer import parsed, solution
+from experiments.safety.sandbox import Limits, Outcome, missing, program, run_python
 from experiments.task import Prompt, Turn
 from mtad.errors import UserError
 
 _INSTRUCTION = (
     "Complete this Python function. Answer with the whole function in one ```python block, with its imports.\n\n"
 )
+_MOST_MB = 1_000_000
 _TRIES = (1, 2, 5, 10, 100)  # the k of pass@k; the number of texts per prompt is one too
 _EASY_ROW = {
     "prompt": 'def one():\n    """ Return 1. """\n',
@@ -54,13 +56,17 @@ class HumanEval(RowTask):
 
     def check(self) -> None:
         """Nothing is generated that could not be run safely, unless the user takes the risk."""
-        if not isinstance(self.seconds, int | float) or not 0 < self.seconds < 86_400:
+        if isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float) or not 0 < self.seconds < 86_400:
             raise UserError(
                 f"task.seconds={self.seconds}: the time for one answer is a number above 0, and below a day"
             )
-        if not isinstance(self.memory_mb, int) or self.memory_mb < 1:
+        if (
+            isinstance(self.memory_mb, bool)
+            or not isinstance(self.memory_mb, int)
+            or not 0 < self.memory_mb <= _MOST_MB
+        ):
             raise UserError(
-                f"task.memory_mb={self.memory_mb}: the memory for an answer is a whole number of MB above 0"
+                f"task.memory_mb={self.memory_mb}: the memory for an answer is a whole number of MB, 1 to {_MOST_MB}"
             )
         if not self.unsafe and (reason := missing()):
             raise UserError(
@@ -75,25 +81,33 @@ class HumanEval(RowTask):
 
     def prompt(self, row: Row) -> Prompt:
         answer = {name: row.text(name) for name in ("prompt", "entry_point", "test")}
+        if not re.search(rf"^(async )?def {re.escape(answer['entry_point'])}\b", answer["prompt"], re.MULTILINE):
+            raise row.wrong("entry_point", "no function of the prompt", answer["entry_point"])
+        if parsed(answer["prompt"]) is None:
+            raise row.wrong("prompt", "no Python that ends in a documented function", answer["prompt"])
+        if not _defines(answer["test"], "check"):
+            raise row.wrong("test", "no Python that defines check()", answer["test"])
         return Prompt(row.text("task_id"), (Turn(answer["prompt"], instruction=_INSTRUCTION),), answer)
 
     def grade(self, prompt: Prompt, text: str) -> Mapping[str, float]:
         """Whether the function passes; an answer that runs out of time does not."""
         head, name = prompt.answer["prompt"], prompt.answer["entry_point"]
-        frames = (solution(head, name, text), name, json.dumps({"setting": head, "test": prompt.answer["test"]}))
-        outcome = run_python(
-            program("box_check"),
-            *(frame.encode("utf-8", "surrogatepass") for frame in frames),
-            limits=Limits(seconds=self.seconds, memory_mb=self.memory_mb),
-            unsafe=self.unsafe,
-        )
-        if outcome.said and not outcome.said.startswith((b"passed", b"failed")):  # no answer can say anything here
+        task = json.dumps({"setting": head, "test": prompt.answer["test"]})
+        frames = [part.encode("utf-8", "surrogatepass") for part in (solution(head, name, text), name, task)]
+        outcome = self._run(frames)
+        if _no_verdict(outcome):  # a lack of processes or memory may have passed since
+            outcome = self._run(frames)
+        if _no_verdict(outcome):
             reason = outcome.said.decode(errors="replace").strip().splitlines()[-1:]
             raise UserError(
                 f"task=humaneval: the sandbox itself failed on {prompt.id} ({'; '.join(reason)[:200]}): "
                 f"raise task.memory_mb={self.memory_mb}, or grade again with fewer other processes on this machine"
             )
         return {"pass@1": float(outcome.said == b"passed"), "timed_out": float(outcome.timed_out)}
+
+    def _run(self, frames: Sequence[bytes]) -> Outcome:
+        limits = Limits(seconds=self.seconds, memory_mb=self.memory_mb)
+        return run_python(program("box_check"), *frames, limits=limits, unsafe=self.unsafe)
 
     def figures(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
         """The authors' unbiased pass@k from the repeats, as many of each prompt as every prompt has."""
@@ -110,22 +124,16 @@ class HumanEval(RowTask):
         return figures
 
 
+def _no_verdict(outcome: Outcome) -> bool:
+    """Whether the box itself failed: no answer can say anything there."""
+    return bool(outcome.said) and not outcome.said.startswith((b"passed", b"failed"))
+
+
+def _defines(text: str, name: str) -> bool:
+    tree = parsed(text)
+    return any(isinstance(node, ast.FunctionDef) and node.name == name for node in tree.body) if tree else False
+
+
 def pass_at(k: int, n: int, c: int) -> float:
     """The probability that of `k` texts at least one passes, given that `c` of `n` did."""
     return 1.0 - comb(n - c, k) / comb(n, k)
-
-
-def solution(prompt: str, name: str, text: str) -> str:
-    """The program that an output stands for: it continues the prompt, or it writes the function anew.
-
-    A chat model may do either, in a fenced block or without; a new function still finds the prompt's imports, helpers.
-    """
-    beginning = re.compile(rf"^(async )?def {re.escape(name)}\b", re.MULTILINE)
-    block = fenced(text, "python", "python3", "py")
-    if beginning.search(block):
-        before = beginning.split(prompt, maxsplit=1)[0]
-        return f"{before}\n{block}"
-    words = text.lstrip()
-    if text.removesuffix(words).endswith((" ", "\t")) and not words.startswith(("```", "~~~")):
-        return prompt + text.split("\n```", 1)[0]
-    return prompt + block
