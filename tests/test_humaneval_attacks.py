@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from textwrap import indent
+from typing import Any
 
 import pytest
 
-from experiments.safety.sandbox import missing
+from experiments.safety.sandbox import Outcome, missing, run_python
+from experiments.tasks import humaneval
 from tests.humaneval_rows import FAILED, PASSED, grade, rows
 
 
@@ -69,10 +71,18 @@ def test_a_forged_verdict_does_not_count(name: str) -> None:
         "resource.prlimit(os.getppid(), resource.RLIMIT_AS, (1, 1))",
     ],
 )
-def test_an_attack_on_the_judge_fails_the_answer_and_not_the_run(attack: str) -> None:
+def test_an_attack_on_the_judge_fails_the_answer_and_not_the_run(attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: list[Outcome] = []
+
+    def run(*frames: Any, **options: Any) -> Outcome:
+        outcomes.append(run_python(*frames, **options))
+        return outcomes[-1]
+
+    monkeypatch.setattr(humaneval, "run_python", run)
     text = f"```python\nimport os, resource\n{attack}\ndef second_largest(numbers): return 0\n```"
     for _ in range(4):
         assert grade(text, rows()[0])["pass@1"] == 0.0
+    assert len(outcomes) == 4, outcomes  # none was a failure of the box, to be tried again
 
 
 @pytest.mark.attacks
