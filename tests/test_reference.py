@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from experiments.tasks.spec_bench import GROUPS
 from tests.helpers import ALL
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
@@ -27,7 +28,7 @@ def test_the_cost_model_predicted_the_speed_ups_of_the_default_run_within_15_per
         assert found["error"] == pytest.approx(found["predicted_speedup"] / found["measured_speedup"] - 1)
 
 
-@pytest.mark.parametrize("name", ["sql", "code", "arithmetic", "frontier", "tuned"])
+@pytest.mark.parametrize("name", ["sql", "code", "arithmetic", "frontier", "tuned", "spec_bench"])
 def test_a_table_and_its_figures_are_of_one_run_and_the_table_says_what_disturbed_it(name: str) -> None:
     summary, table = read(name), (REFERENCE / f"tiny-{name}.txt").read_text(encoding="utf-8")
     assert summary["run_id"] in table and (summary["machines"], len(summary["code_versions"])) == (1, 1)
@@ -54,3 +55,12 @@ def test_what_the_page_claims_of_the_frontier_is_in_its_figures() -> None:
     for found in read("frontier")["frontier"]["distances"]:
         if (found["diversity"], found["metric"]) == ("self_bleu", "perplexity_ratio") and "mtad" in found["decoder"]:
             assert found["value"] > 1 and found["p_holm"] > 0.05
+
+
+def test_spec_bench_has_ten_prompts_of_each_of_its_six_groups_and_its_licence() -> None:
+    summary = read("spec_bench")
+    assert {name: group["mtad"]["prompts"] for name, group in summary["groups"].items()} == dict.fromkeys(GROUPS, 10)
+    assert summary["task_origin"]["rows"] == 458 and "CNN/DailyMail" in summary["task_origin"]["licence"]
+    pair = ("autoregressive", "speedup")
+    slow = {c["decoder"]: c["high"] for c in summary["comparisons"] if (c["reference"], c["metric"]) == pair}
+    assert slow["speculative"] < 1 and slow["block"] < 1, "as the page says"
