@@ -16,4 +16,5 @@ def need(module: str, group: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise  # the package is there, and broken
         package = module.split(".")[0].replace("_", "-")
-        raise UserError(f"this needs the package {package}: pip install 'mtad-bench[{group}]'") from None
+        advice = f"pip install 'mtad-bench[{group}]' (in a clone: pip install -e '.[{group}]')"
+        raise UserError(f"this needs the package {package}: {advice}") from None

@@ -97,7 +97,9 @@ class Prompting:
     def _tokens(self, turns: Sequence[Turn], replies: Sequence[str]) -> list[int]:
         if not self.chat:
             end = "\n" if self.dialogue else ""
-            said = [turns[0].plain, *(text for pair in zip(replies, turns[1:], strict=True) for text in _both(*pair))]
+            said = [turns[0].plain]
+            for reply, turn in zip(replies, turns[1:], strict=True):
+                said += [reply, turn.plain]
             return self.ids("".join(text + end for text in said))
         messages: list[Mapping[str, str]] = []
         for i, turn in enumerate(turns):
@@ -134,10 +136,6 @@ def prompting(task: Task, tokenizer: Any, chat: bool | None, room: int) -> Promp
 def looks_back(prompt: Prompt, turn: int) -> bool:
     """Whether what is asked in a turn depends on what the decoder has answered before."""
     return any(said.reply is None for said in prompt.turns[:turn])
-
-
-def _both(reply: str, turn: Turn) -> tuple[str, str]:
-    return reply, turn.plain
 
 
 def _with_documents(turns: Sequence[Turn], documents: Sequence[str]) -> list[Turn]:
