@@ -62,8 +62,10 @@ def _grades(task: Task, jobs: Sequence[tuple[Prompt, str]]) -> Iterator[Mapping[
     if not task.heavy or len(jobs) <= FEW:
         yield from (task.grade(*job) for job in jobs)
         return
+    from experiments.environment import allowed_cores  # it imports torch, which processes that grade do without
+
     # Spawned, not forked: the parent holds threads and, it may be, a GPU.
-    with ProcessPoolExecutor(min(_cores(), len(jobs)), get_context("spawn"), _end_with_parent) as pool:
+    with ProcessPoolExecutor(min(len(allowed_cores()), len(jobs)), get_context("spawn"), _end_with_parent) as pool:
         try:
             with _interrupts_held_back():
                 grades = pool.map(partial(_grade, task.grade), jobs)
@@ -94,11 +96,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
-
-
-def _cores() -> int:
-    """Those that this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _grade(grade: Callable[[Prompt, str], Mapping[str, float]], job: tuple[Prompt, str]) -> Mapping[str, Any]:
