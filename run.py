@@ -18,14 +18,17 @@ def main(config: DictConfig) -> None:
     """Read the settings, run them; a user's mistake is one line, not a traceback."""
     # Imported here because torch takes seconds, and --help need not wait for it.
     from experiments.groups import drop_sweep_file
-    from experiments.runner import run
-    from experiments.settings import read_settings
+    from experiments.runner import run_all
+    from experiments.settings import read_each
+    from experiments.stopping import stoppable
+    from experiments.sweep import failed
 
     drop_sweep_file()
     try:
-        run(read_settings(config))
+        with stoppable():
+            run_all(read_each(config))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        failed(error)
     except KeyboardInterrupt:
         change = " without fresh=true" if config.get("fresh") else ""
         print(f"interrupted; the same command{change} resumes", file=sys.stderr)

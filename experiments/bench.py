@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
+import torch
+
 from experiments.isolation import Watch, disturbances
 from experiments.journal import Row
 from experiments.plan import Plan
-from experiments.rows import Provenance, make_row
+from experiments.rows import Provenance, make_row, token_ends
+from experiments.stopping import check
 from experiments.task import Prompt
 from experiments.variants import Variant
 from mtad.errors import UserError
 from mtad.generate import Output, generate
-from mtad.loading import speller
+from mtad.loading import Blueprint, Pair, speller
 from mtad.luck import Luck
 from mtad.session import Session
 
@@ -27,6 +31,26 @@ def stopped(message: str) -> UserError:
     return UserError(f"strict=true: {message}. What was measured is kept; the same command goes on")
 
 
+class Shelf:
+    """The pair that was loaded last: runs of one process that use the same one load it once."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._pair: Pair | None = None
+
+    def take(self, blueprint: Blueprint, device: torch.device) -> Pair:
+        """The pair, loaded unless it is the last one. Raises UserError."""
+        key = (str(blueprint.origins), blueprint.vocabulary, blueprint.eos, device)
+        if self._pair is None or self._key != key:
+            self._pair = None  # two large pairs at once may not fit
+            gc.collect()
+            self._pair, self._key = blueprint.load(device), key
+        return self._pair
+
+
+shelf = Shelf()
+
+
 class Bench:
     """The pair of a plan and its two sessions, which write all texts of a process."""
 
@@ -34,7 +58,7 @@ class Bench:
         self.plan = plan
         self.provenance = provenance
         self.watch = watch
-        self.pair = plan.blueprint.load(plan.device)
+        self.pair = shelf.take(plan.blueprint, plan.device)
         self._detokenise = speller(self.pair.tokenizer)
         self._sessions = Session(self.pair.target), Session(self.pair.draft)
 
@@ -71,8 +95,9 @@ class Bench:
     ) -> Output:
         """One text, after the task's prompt or, if given, `tokens`.
 
-        It is as long as the settings allow unless `max_new_tokens` says less.
+        It is as long as the settings allow unless `max_new_tokens` says less. Raises Stopped.
         """
+        check()  # between two texts nothing is half done
         settings = self.plan.settings
         return generate(
             variant.decoder,
@@ -103,4 +128,5 @@ class Bench:
         texts = [(tokens, output.tokens) for tokens, output in zip(asked, outputs, strict=True)]
         scored = self.pair.target.score(texts)
         for variant, tokens, output, scores, lap in zip(variants, asked, outputs, scored, laps, strict=True):
-            yield make_row(self.provenance, variant, prompt, turn, repeat, tokens, output, scores, lap)
+            ends = token_ends(self._detokenise, output.tokens, output.text)
+            yield make_row(self.provenance, variant, prompt, turn, repeat, tokens, output, scores, ends, lap)

@@ -5,7 +5,7 @@ intervals are paired bootstraps over a group's prompts, by the same code as thos
 corrected for many comparisons (`corrected` says so): one of twenty misses by chance. Whoever picks a group by its
 figures has not tested anything.
 
-Knows rows; refuses to know tasks, and how the figures of rows are made (`experiments.report`).
+Knows rows; refuses to know tasks, and how the figures of rows are made (`experiments.summarise`).
 """
 
 from __future__ import annotations

@@ -17,12 +17,19 @@ from omegaconf import OmegaConf
 from mtad.errors import UserError
 
 
-def choice(group: str) -> str:
-    """The option of `group` that this run was composed with. Raises UserError."""
+def choice(group: str, none: str | None = None) -> str:
+    """The option of `group` that this run was composed with, `none` if it has none. Raises UserError."""
     choices = HydraConfig.get().runtime.choices
+    if none is not None and choices.get(group) is None:
+        return none
     if group not in choices:  # of several options, which Hydra would merge silently
         raise UserError(f"{group} takes one option; further decoders go into reference=[...]")
     return str(choices[group])
+
+
+def asked(key: str) -> bool:
+    """Whether the user named a value of `key` himself, on the command line or in a sweep."""
+    return any(override.lstrip("+").partition("=")[0] == key for override in HydraConfig.get().overrides.task)
 
 
 def names(group: str) -> list[str]:

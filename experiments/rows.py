@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from math import isfinite
 from typing import Any
 
@@ -14,6 +15,7 @@ from experiments.task import Prompt
 from experiments.variants import Variant
 from mtad.counts import Counts
 from mtad.decoder import Engine, Round
+from mtad.ending import Detokenise
 from mtad.generate import Output
 from mtad.model import Scored
 
@@ -41,6 +43,7 @@ def make_row(
     tokens: Sequence[int],
     output: Output,
     scored: Scored,
+    ends: Sequence[int],
     isolation: Mapping[str, Any],
 ) -> Row:
     """The row of a text.
@@ -48,7 +51,7 @@ def make_row(
     Seconds are wall clock, phases of decoding by the device's clock; log-likelihoods are natural logs under the target
     at temperature 1. `gaps` are kept of greedy texts of lossless decoders: where one leaves the greedy path, the gap of
     the two largest logits tells float noise from a fault. `prompt_token_ids` are kept where earlier answers
-    of the decoder are in them; elsewhere the task gives them.
+    of the decoder are in them; elsewhere the task gives them. `ends` are those of `token_ends`.
     """
     log_likelihoods = scored.log_likelihoods.tolist()
     greedy = variant.sampling.greedy and variant.decoder.lossless
@@ -70,6 +73,7 @@ def make_row(
         "prompt_token_ids_reason": None if looks_back(prompt, turn) else "as the task gives them",
         "token_ids": list(output.tokens),
         "text": output.text,
+        "token_ends": list(ends),
         "finish": output.finish,
         "rounds": [_finite(_round(step)) for step in output.rounds],
         "counts": {
@@ -94,6 +98,18 @@ def make_row(
         "joules_reason": BY_BLOCKS,
         "isolation": dict(isolation),
     }
+
+
+def token_ends(detokenise: Detokenise, tokens: Sequence[int], text: str) -> list[int]:
+    """Where in the text each token ends, so that a reader without the tokenizer can take it apart.
+
+    A token that spells only a part of a character ends where the one before does.
+    """
+    ends: list[int] = []
+    for last in range(len(tokens)):
+        pairs = zip(detokenise(tokens[: last + 1]), text, strict=False)
+        ends.append(max(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), ends[-1] if ends else 0))
+    return ends
 
 
 def _reads(counts: Counts) -> dict[str, int]:

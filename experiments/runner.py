@@ -8,7 +8,7 @@ prompts of its own chooses options, and a plain run measures them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
 from typing import Any
@@ -26,12 +26,28 @@ from experiments.records import TEXT, settled, stable_hash, text_key
 from experiments.redact import redact
 from experiments.scoring import graded, grader, with_grades
 from experiments.settings import Settings
+from experiments.stopping import check
 from experiments.summary import Facts, describe_prompt, with_verdicts, write_summary
 from experiments.table import print_table
 from experiments.teacher import force
 from experiments.tune import choose, plan_trials, record, trial_variants, tuned_variants
 from mtad.errors import UserError
 from mtad.meter.device import Kind
+
+
+def run_all(each: Sequence[Settings]) -> None:
+    """Run one after the other; what fails by its user's mistake does not stop the others. Raises UserError."""
+    errors = []
+    for settings in each:
+        try:
+            run(settings)
+        except UserError as error:
+            if len(each) == 1:
+                raise
+            say(f"error: task {settings.task_name}: {error}")
+            errors.append(settings.task_name)
+    if errors:
+        raise UserError(f"{len(errors)} of {len(each)} tasks failed: {', '.join(errors)}")
 
 
 def run(settings: Settings) -> None:
@@ -133,6 +149,7 @@ def score(process: Process) -> bool:
         say(f"grading {len(todo)} texts")
     for found in graded(task, {prompt.id: prompt for prompt in plan.prompts}, todo):
         folder.grades.append(found)
+        check()
     return True
 
 
@@ -150,6 +167,7 @@ def judge(process: Process) -> None:
     process.begin()
     reader = load_judge(source, plan.blueprint.tokenizer, plan.device)
     for _, group in groupby(rows, plan.context):
+        check()
         texts = list(group)
         judged = reader.score(plan.context(texts[0]), [row["token_ids"] for row in texts])
         for row, verdict in zip(texts, judged, strict=True):
@@ -171,6 +189,7 @@ def teach(process: Process) -> None:
     target, encode = process.bench.pair.target, plan.prompting.ids
     process.begin()
     for name, text in unread.items():
+        check()
         folder.teacher.append({**process.stamp, "process_id": process.id, **asdict(force(target, encode, name, text))})
 
 
@@ -250,6 +269,9 @@ def report(process: Process) -> dict[str, Any]:
         blocks=_blocks(process),
         others={
             "weights": plan.weights,
+            "parameters": plan.blueprint.parameters,
+            "experiment": settings.experiment,
+            "figure": settings.figure,
             "left_out": settings.left_out,
             "tuning": tuning,
             "chat": plan.prompting.chat,

@@ -23,6 +23,7 @@ from typing import Any
 from experiments.code_version import code_hash
 from experiments.journal import SCHEMA_VERSION, Row, to_json
 from experiments.records import TEXT, text_key
+from experiments.stopping import check
 from experiments.task import PATHS, Prompt, Task
 from mtad.errors import UserError
 
@@ -71,6 +72,7 @@ def _grades(task: Task, jobs: Sequence[tuple[Prompt, str]]) -> Iterator[Mapping[
                 grades = pool.map(partial(_grade, task.grade), jobs)
             yield from grades
         except BrokenProcessPool:
+            check()  # a scheduler tells all processes of a job to end
             raise UserError(
                 "a process that graded texts has died, perhaps for lack of memory; the same command goes on"
             ) from None

@@ -39,6 +39,8 @@ class Settings:
         publish: texts whose licence asks for it are left out of the results.
         tune: what to try on prompts apart before the run; None: nothing.
         tuning: how the options of the variants were chosen, as JSON data; None: they are as asked for.
+        experiment: the option of the group `experiment`, if one was chosen.
+        figure: what reports draw of the run; None: nothing beyond what they draw of every run.
         config: the whole configuration, resolved, as the user gave it.
     """
 
@@ -71,6 +73,8 @@ class Settings:
     strict: bool
     tune: TuneSettings | None
     tuning: dict[str, Any] | None
+    experiment: str | None
+    figure: dict[str, Any] | None
     config: dict[str, Any]
 
 
@@ -78,12 +82,32 @@ class Settings:
 KEYS = (
     *("model", "decoder", "task", "sampling", "reference", "limit", "repeats", "seed", "max_new_tokens", "ignore_eos"),
     *("chat", "skip_long", "publish", "device", "dtype", "results_dir", "name", "fresh", "resume"),
-    *("energy", "meter", "judge", "noninferiority_margin", "strict", "frontier", "tune"),
+    *("energy", "meter", "judge", "noninferiority_margin", "strict", "frontier", "tune", "tasks", "figure"),
 )
 
 
-def read_settings(composed: DictConfig) -> Settings:
-    """Check the configuration that Hydra composed. Raises UserError."""
+def read_each(composed: DictConfig) -> list[Settings]:
+    """The settings of every task that is asked for, checked before the first of them runs. Raises UserError."""
+    tasks = composed.get("tasks")
+    if tasks is None or (groups.asked("task") and not groups.asked("tasks")):  # `task` beats an experiment's list
+        return [read_settings(composed)]
+    if not OmegaConf.is_list(tasks) or not tasks:
+        raise UserError(f"tasks must be a list of tasks, as in tasks=[sql,code], not {tasks!r}")
+    named = [_task(entry) for entry in OmegaConf.to_container(tasks, resolve=True)]  # type: ignore[union-attr]
+    return [read_settings(composed, name, options) for name, options in named]
+
+
+def _task(entry: object) -> tuple[str, dict[str, Any]]:
+    """Name and options of an entry of `tasks`. Raises UserError."""
+    entry = {"task": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("task"), str):
+        raise UserError(f"an entry of tasks is a task's name or a mapping with the key task, not {entry!r}")
+    name = entry["task"]
+    return name, {**groups.load("task", name), **{key: value for key, value in entry.items() if key != "task"}}
+
+
+def read_settings(composed: DictConfig, task_name: str | None = None, task_options: object = None) -> Settings:
+    """Check the configuration that Hydra composed, with another task if one is given. Raises UserError."""
     try:
         container = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
@@ -93,8 +117,10 @@ def read_settings(composed: DictConfig) -> Settings:
     missing = [key for key in KEYS if key not in config]
     if missing:
         raise UserError(f"the configuration lacks {missing[0]}, which cannot be left out")
+    if task_name is not None:
+        config |= {"task": task_options, "tasks": None}
     target, draft = (_model(config["model"], role) for role in ROLES)
-    model, task_name = _model_name(target, draft), groups.choice("task")
+    model, task_name = _model_name(target, draft), task_name or groups.choice("task")
     task: Task = build(f"task {task_name}", config["task"])
     if task.max_new_tokens < 1:
         raise UserError(f"task.max_new_tokens must be >= 1, not {task.max_new_tokens}")
@@ -125,7 +151,7 @@ def read_settings(composed: DictConfig) -> Settings:
         device=_plain(config, "device", str),
         dtype=None if config["dtype"] is None else _plain(config, "dtype", str),
         results_dir=_results_dir(config),
-        name=_name(config, f"{model}-{task_name}-{groups.choice('decoder')}"),
+        name=_name(config, f"{model}-{task_name}-{groups.choice('experiment', '') or groups.choice('decoder')}"),
         fresh=_plain(config, "fresh", bool),
         mixed=resume == "mixed",
         energy=None if config["energy"] is None else _plain(config, "energy", bool),
@@ -135,6 +161,8 @@ def read_settings(composed: DictConfig) -> Settings:
         strict=_plain(config, "strict", bool),
         tune=None if config["tune"] is None else construct("tune", TuneSettings, config["tune"]),
         tuning=None,
+        experiment=groups.choice("experiment", "") or None,
+        figure=_figure(config["figure"]),
         config=config,
     )
 
@@ -189,6 +217,15 @@ def _seed(config: Mapping[str, Any]) -> int:
     if not 0 <= seed < 2**63:
         raise UserError(f"seed must be >= 0 and < 2^63, not {seed}")
     return seed
+
+
+def _figure(figure: object) -> dict[str, Any] | None:
+    """What reports draw: an option of the decoders along x, and figures of theirs. Raises UserError."""
+    if figure is None:
+        return None
+    if not isinstance(figure, Mapping) or not {"x", "panels"} >= figure.keys() or not figure.get("panels"):
+        raise UserError(f"figure must be as in {{x: gamma, panels: [perplexity, score]}}, not {figure!r}")
+    return dict(figure)
 
 
 def _results_dir(config: Mapping[str, Any]) -> Path:

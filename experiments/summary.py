@@ -1,6 +1,6 @@
 """The summary of a run from the files in its folder, when a run ends and when its texts are graded again.
 
-`experiments/report.py` makes figures of rows; this reads the rows and what stands beside them, asks the task for
+`experiments/summarise.py` makes figures of rows; this reads the rows and what stands beside them, asks the task for
 figures and files of its own, and writes summary.json. Refuses to know models and settings.
 """
 
@@ -17,14 +17,24 @@ from experiments.figure import figure
 from experiments.journal import SCHEMA_VERSION, Row, replace, to_json
 from experiments.records import RunFolder, stable_hash, text_key
 from experiments.redact import redact
-from experiments.report import summarise
 from experiments.scoring import with_grades
+from experiments.summarise import summarise
 from experiments.task import Prompt, Task
 from experiments.teacher import Forced
 from experiments.teacher import figures as teacher_figures
 from mtad.meter.device import Kind
 
-OTHERS = ("weights", "left_out", "tuning", "chat", "prompts_cut", "prompts_too_long")
+OTHERS = (
+    "weights",
+    "parameters",
+    "experiment",
+    "figure",
+    "left_out",
+    "tuning",
+    "chat",
+    "prompts_cut",
+    "prompts_too_long",
+)
 NO_TEXTS = "the task has no texts of its own to be read"
 NO_STDERR = "of one prompt, or of this figure, there is none"
 
@@ -65,7 +75,7 @@ def facts_of(summary: Mapping[str, Any]) -> Facts:
         margin=summary["noninferiority_margin"],
         no_energy=next(iter(decoders.values()))["energy"]["joules_per_token_reason"] or "not measured",
         blocks=tuple(summary["blocks"]),
-        others={key: summary[key] for key in OTHERS},
+        others={key: summary.get(key) for key in OTHERS},  # not all are in summaries of the first versions
     )
 
 

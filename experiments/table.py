@@ -10,7 +10,7 @@ from rich.table import Table
 
 from experiments.frontier import GROUP as FRONTIER
 from experiments.quality import NO_JUDGE
-from experiments.report import baseline_of
+from experiments.summarise import baseline_of
 from experiments.table_compared import compared_with, comparison_notes, comparison_table, mark_notes, shown_of
 from experiments.table_frontier import distances, frontier_notes, frontier_tables
 from experiments.table_style import Summary, number, plain_table, readable, share

@@ -22,7 +22,7 @@ from experiments.figure import ratio
 from experiments.isolation import findings
 from experiments.journal import Row
 from experiments.knobs import Search, TuneSettings, find_trials, with_options
-from experiments.report import BASELINE
+from experiments.summarise import BASELINE
 from experiments.variants import Variant
 from mtad.errors import UserError
 from mtad.law import Sampling

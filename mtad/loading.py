@@ -121,6 +121,11 @@ class Blueprint:
     def origins(self) -> dict[str, Origin]:
         return {"target": self.target.origin, "draft": self.draft.origin}
 
+    @property
+    def parameters(self) -> dict[str, int]:
+        """How many each model has, by its configuration; tied ones count once."""
+        return {"target": _parameters(self.target.config), "draft": _parameters(self.draft.config)}
+
     def load(self, device: torch.device, rows: int = 1) -> Pair:
         """Read the weights onto `device`, with caches for `rows` texts."""
         target, draft = (
@@ -156,6 +161,12 @@ def inspect_pair(target: ModelSpec, draft: ModelSpec, dtype: str | None = None) 
                 f"of its tokenizer"
             )
     return Blueprint(*sources, tokenizers[0], vocabulary, _eos(sources[0], tokenizers[0]))
+
+
+def _parameters(config: Any) -> int:
+    with torch.device("meta"):  # no memory is taken
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def find_device(name: str) -> torch.device:

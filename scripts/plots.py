@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.frontier import GROUP
-from experiments.report import BASELINE
+from experiments.summarise import BASELINE
 
 Summary = Mapping[str, Any]
 PANELS = {  # metric of the summary -> how its axis is called

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.journal import Row
-from experiments.report import summarise
+from experiments.summarise import summarise
 
 QUIET = {"others_cpu_cores": 0.0, "stolen_cpu_cores": 0.0, "gpu_processes": 0, "throttle": []}
 
@@ -34,6 +34,7 @@ def row(variant: str, prompt: str, repeat: int = 0, **changes: Any) -> Row:
         "decoder": variant,
         "kind": "session",
         "lossless": True,
+        "options": {},
         "sampling": sampling(),
         "finish": "limit",
         "rounds": [

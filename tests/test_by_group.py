@@ -12,7 +12,7 @@ import pytest
 from experiments.by_group import by_group
 from experiments.comparisons import compare_all
 from experiments.journal import Row
-from experiments.report import summarise
+from experiments.summarise import summarise
 from tests.made_rows import random_rows, row, timed
 
 

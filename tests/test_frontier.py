@@ -17,7 +17,7 @@ from experiments.frontier import GROUP, FrontierSettings, Mixtures, frontier
 from experiments.intervals import holm
 from experiments.journal import Row
 from experiments.quality import quality
-from experiments.report import summarise
+from experiments.summarise import summarise
 from experiments.variants import Variant, make_variants
 from mtad.decoder import Engine
 from mtad.errors import UserError

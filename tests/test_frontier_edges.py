@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from experiments.frontier import FrontierSettings
-from experiments.report import summarise
+from experiments.summarise import summarise
 from mtad.law import Sampling
 from tests.made_rows import fixed, sampling, swept
 from tests.test_frontier import distance, found_in

@@ -21,7 +21,7 @@ from experiments.cost.predict import (
     speedup_at,
 )
 from experiments.journal import Row
-from experiments.report import BASELINE
+from experiments.summarise import BASELINE
 
 THE_BASELINE = "the baseline"
 NO_RATES = "no round shows whether its first drafted token was accepted"

@@ -34,7 +34,7 @@ from experiments.cost.reads import Paces, mean_context, pace_record, time_reads
 from experiments.environment import cpu_model, describe_process
 from experiments.journal import SCHEMA_VERSION, Row
 from experiments.plan import Plan
-from experiments.report import BASELINE
+from experiments.summarise import BASELINE
 from experiments.task import Prompt
 from experiments.variants import Variant
 from mtad.decoder import Engine

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from experiments.comparisons import comparison, correct_together
 from experiments.intervals import Estimate
-from experiments.report import compared, summarise
+from experiments.summarise import compared, summarise
 from experiments.table import print_table
 from tests.made_rows import QUIET, random_rows, row, summary_of, timed
 

@@ -19,6 +19,7 @@ BASELINE = "autoregressive"  # compared with whenever it is among the variants, 
 # What users would run otherwise: every variant is compared with those of them that are there.
 YARDSTICKS = ("speculative", "hf_generate", "hf_static", "hf_assisted")
 NO_GROUPS: Mapping[str, str] = {}
+VARIANT = ("decoder", "options", "sampling", "kind", "lossless")  # what a row says of the variant that wrote it
 DECODE, WHOLE = ("decode",), ("prefill", "decode")
 UNTIMED = "this engine's forwards are not timed one by one"
 NO_GREEDY = "only lossless decoders under greedy sampling, beside autoregressive decoding under the same"
@@ -112,8 +113,7 @@ def _decoder(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
     proven = sum(row["proof"]["proven"] for row in rows if row["proof"])
     accepted = acceptance(rows)
     return {
-        "kind": rows[0].get("kind"),  # not in rows of the first versions
-        "lossless": rows[0].get("lossless"),
+        **{key: rows[0].get(key) for key in VARIANT},  # not all are in rows of the first versions
         **figure("compiled", _compiled(rows[0]), "it is no decoder that might compile its forward"),
         "prompts": len({row["prompt_id"] for row in rows}),
         "turns": max(row["turn"] for row in rows) + 1,  # of the longest prompt

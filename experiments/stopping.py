@@ -1,0 +1,75 @@
+"""Being told to stop: SIGTERM, SIGUSR1 or SIGUSR2 end a run between two texts, with every row so far on the disk.
+
+A signal interrupts nothing: it is noted, and `check`, called where nothing is half done, raises `Stopped`. When the run
+has ended, whoever handled the signal before is asked, for under Slurm that is submitit, which puts the job back into
+the queue. The same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+GRACE_SECONDS = 600.0  # the longest notice that a cluster is expected to give
+_noted: list[int] = []
+
+
+class Stopped(BaseException):  # like KeyboardInterrupt, it passes whoever catches errors
+    """The run was told to stop, by the signal `number`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def check() -> None:
+    """Raises Stopped if a signal has come."""
+    if _noted:
+        raise Stopped(_noted[0])
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Note the signals meanwhile; where they end a run, ask whoever handled them before, then end the process."""
+    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    try:
+        yield
+    except Stopped as stopped:
+        print(f"stopped by {stopped}; the same command resumes", file=sys.stderr, flush=True)
+        _hand_over(before)
+        sys.exit(128 + stopped.number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _noted.clear()
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    _noted.append(number)
+
+
+def _hand_over(before: dict[signal.Signals, Any]) -> None:
+    """Ask the earlier handlers of the signals that came; submitit's of SIGUSR2 ends the process.
+
+    Where SIGTERM alone has come and someone handled it, a scheduler is about to kill this job, or to tell more. Some
+    take a job that ends by itself for a finished one, and would not start it again: so this waits to be killed.
+    """
+    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {
+        number: handler for number, handler in before.items() if callable(handler)
+    }
+    deadline = time.monotonic() + (GRACE_SECONDS if signal.SIGTERM in handlers and "SLURM_JOB_ID" in os.environ else 0)
+    while True:
+        while _noted:
+            number = _noted.pop(0)
+            if number in handlers:
+                handlers[number](number, None)
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(0.1)
