@@ -1,0 +1,20 @@
+"""Results as pictures, each kind where a run holds what it shows. Reads summaries and cost models; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import matplotlib as mpl
+
+from experiments.report.plots.plot import STYLE, Plot, picture
+from experiments.report.results import Results, Run
+
+__all__ = ["Plot", "picture", "plots"]
+
+KINDS: tuple[Callable[[Run], Plot | None], ...] = ()
+
+
+def plots(results: Results) -> list[Plot]:
+    """What can be drawn of these runs, run by run."""
+    with mpl.rc_context(STYLE):
+        return [plot for run in results.runs for kind in KINDS if (plot := kind(run))]
