@@ -106,11 +106,11 @@ def _notes(summary: Summary) -> Iterator[str]:
         if any(row["judge_retokenised"] for row in figures):
             yield "judge's ppl.: retokenised, per token of the judge's own vocabulary"
     yield from _energy_notes([row["energy"] for row in figures])
+    for proven, labels in _by_proof(summary["decoders"]).items():
+        yield f"{', '.join(labels)}: {proven:.1%} of the blocks proven to be the most probable ones"
     for label, row in summary["decoders"].items():
         if row["compiled"] is False:
             yield f"{label}: not compiled on this device; a reference {{decoder: hf_static, compile: on}} would be"
-        if row["proven_share"] is not None:
-            yield f"{label}: {row['proven_share']:.1%} of the blocks proven to be the most probable ones"
         left = row["divergence"]
         if left and left["diverged"]:
             gap = number(left["largest_gap"], 4)
@@ -133,6 +133,15 @@ def _notes(summary: Summary) -> Iterator[str]:
         yield f"MIXED: rows of {summary['machines']} machines; tokens/s is a blend, ratios hold within each"
     if len(summary["code_versions"]) > 1:
         yield f"MIXED: rows of {len(summary['code_versions'])} versions of the code"
+
+
+def _by_proof(decoders: Summary) -> dict[float, list[str]]:
+    """The variants that prove their blocks, by the share of those that they have proven."""
+    found: dict[float, list[str]] = {}
+    for label, row in decoders.items():
+        if row["proven_share"] is not None:
+            found.setdefault(row["proven_share"], []).append(label)
+    return found
 
 
 def _energy_notes(energy: Sequence[Summary]) -> Iterator[str]:
