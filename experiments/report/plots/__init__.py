@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import matplotlib as mpl
 
-from experiments.report.plots.plot import STYLE, Plot, picture
+from experiments.report.plots.plot import FORMATS, STYLE, Plot, picture
+from experiments.report.plots.speed import quality_speed
+from experiments.report.plots.sweep import sweep
 from experiments.report.results import Results, Run
 
-__all__ = ["Plot", "picture", "plots"]
+__all__ = ["FORMATS", "Plot", "picture", "plots"]
 
-KINDS: tuple[Callable[[Run], Plot | None], ...] = ()
+KINDS: tuple[Callable[[Run], Plot | None], ...] = (quality_speed, sweep)
 
 
 def plots(results: Results) -> list[Plot]:

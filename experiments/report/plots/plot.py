@@ -12,9 +12,10 @@ from typing import Any, Literal
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-FORMATS = ("pdf", "png")
+Format = Literal["pdf", "png", "svg"]
+FORMATS: tuple[Format, ...] = ("pdf", "png")
 DOTS_PER_INCH = 150
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -23,7 +24,6 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "pdf.fonttype": 42,  # TrueType outlines, which journals ask for
-    "svg.fonttype": "none",
     "svg.hashsalt": "mtad",  # or ids would be drawn by chance
 }
 UNDATED: dict[str, dict[str, None]] = {
@@ -49,7 +49,7 @@ class Plot:
     figure: Figure
 
 
-def picture(plot: Plot, form: Literal["pdf", "png", "svg"]) -> bytes:
+def picture(plot: Plot, form: Format) -> bytes:
     """The content of a file."""
     content = io.BytesIO()
     with mpl.rc_context(STYLE):

@@ -1,0 +1,154 @@
+"""A variant's figures by the names that axes have, with intervals. Knows summaries; refuses to know pictures.
+
+A summary has intervals of comparisons alone. So the interval of a perplexity is that of its ratio to the baseline, laid
+at the baseline's perplexity, which counts as known: it shows whether the two differ, and not how well either is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isclose
+from operator import add, mul
+from typing import Any
+
+from experiments.report.results import Run
+
+BASELINE = "autoregressive"
+FRONTIER = "frontier"  # the group of the samplings that were measured for the frontier
+TOGETHER = 1e-6  # relative; a figure and what its comparison makes of the baseline's are the same up to rounding
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What an axis may show.
+
+    Attributes:
+        title: on the axis, with the unit.
+        better: the direction of the better value; empty if none is.
+        path: of the figure in the summary of a variant; empty if it is a comparison with the baseline.
+        compared: the comparison that it has its interval from, and how that acts on the baseline's figure.
+    """
+
+    title: str
+    better: str = ""
+    path: tuple[str, ...] = ()
+    compared: tuple[str, Callable[[float, float], float]] | None = None
+
+    @property
+    def axis(self) -> str:
+        """The title and the better direction."""
+        return f"{self.title}\n({self.better} is better)" if self.better else self.title
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure; None with the reason. No interval: both ends are None."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str | None = None
+
+    @property
+    def number(self) -> float:
+        """The value of a figure that is there."""
+        assert self.value is not None
+        return self.value
+
+    @property
+    def reach(self) -> list[list[float]] | None:
+        """How far the interval reaches below and above, as errorbar wants it; None without one."""
+        if self.value is None or self.low is None or self.high is None:
+            return None
+        return [[self.value - self.low], [self.high - self.value]]
+
+
+METRICS: Mapping[str, Metric] = {
+    "perplexity": Metric("perplexity under the target", "lower", ("perplexity",), ("perplexity_ratio", mul)),
+    "score": Metric("score", "higher", ("score", "value"), ("score_difference", add)),
+    "tokens_per_second": Metric("tokens per second of decoding", "higher", ("tokens_per_second",), ("speedup", mul)),
+    "joules_per_token": Metric(
+        "joules per token, idling included", "lower", ("energy", "joules_per_token"), ("energy_ratio", mul)
+    ),
+    "judge_perplexity": Metric(
+        "perplexity under the judge", "lower", ("judge_perplexity",), ("judge_perplexity_ratio", mul)
+    ),
+    "perplexity_ratio": Metric("perplexity, relative to {baseline}", "lower"),
+    "judge_perplexity_ratio": Metric("perplexity under the judge, relative to {baseline}", "lower"),
+    "score_difference": Metric("score, difference from {baseline}", "higher"),
+    "speedup": Metric("speed-up of decoding over {baseline}", "higher"),
+    "speedup_end_to_end": Metric("speed-up end to end over {baseline}", "higher"),
+    "energy_ratio": Metric("joules per token, relative to {baseline}", "lower"),
+    "energy_ratio_net": Metric("joules per token without idling, relative to {baseline}", "lower"),
+    "tokens_per_target_forward": Metric("tokens per target forward", "higher", ("tokens_per_target_forward",)),
+    "tokens_per_round": Metric("tokens per round", "higher", ("tokens_per_round",)),
+    "draft_acceptance_rate": Metric("accepted / drafted tokens", "higher", ("acceptance", "draft_acceptance_rate")),
+    "mean_acceptance_length": Metric("tokens per step that drafts", "higher", ("acceptance", "mean_acceptance_length")),
+    "proven_share": Metric("share of blocks proven best", "higher", ("proven_share",)),
+    "mean_tokens": Metric("tokens per text", "", ("mean_tokens",)),
+    "distinct_2": Metric("distinct-2 (share of distinct pairs of tokens)", "higher", ("distinct_2",)),
+    "self_bleu": Metric("self-BLEU among the texts of a prompt", "lower", ("self_bleu",)),
+    "repeated_4": Metric("share of repeated 4-grams", "lower", ("repeated_4",)),
+}
+UNKNOWN = "there is no such figure"
+
+
+def baseline_of(run: Run) -> str:
+    """What every variant is compared with: autoregressive decoding, or else the first reference."""
+    labels = list(run.summary["decoders"])
+    return BASELINE if BASELINE in labels else labels[:2][-1]
+
+
+def metric(run: Run, name: str) -> Metric:
+    """What the axis of a figure says; a name that is not listed stands for a figure of the variants."""
+    found = METRICS.get(name, Metric(name.replace("_", " "), "", (name,)))
+    title = found.title.format(baseline=baseline_of(run))
+    kinds = {figures["score"]["name"] for figures in run.summary["decoders"].values()} if name == "score" else set()
+    if len(kinds) == 1 and None not in kinds:
+        title = kinds.pop().replace("_", " ")
+    return Metric(title, found.better, found.path, found.compared)
+
+
+def measured(run: Run, label: str, name: str) -> Value:
+    """A figure of a variant, by the name of its axis."""
+    known, baseline = metric(run, name), baseline_of(run)
+    if not known.path:
+        return compared(run, label, name)
+    own = _own(run.summary["decoders"][label], known.path)
+    if own.value is None or known.compared is None or label == baseline:
+        return own
+    comparison, act = known.compared
+    base = _own(run.summary["decoders"][baseline], known.path).value
+    found = compared(run, label, comparison)
+    if base is None or found.value is None or found.low is None or found.high is None:
+        return own
+    if not isclose(act(base, found.value), own.value, rel_tol=TOGETHER, abs_tol=TOGETHER):
+        return own  # such as figures of other rows; then the interval is not one of this figure
+    return Value(own.value, act(base, found.low), act(base, found.high))
+
+
+def compared(run: Run, label: str, name: str) -> Value:
+    """A comparison of a variant with the baseline; the baseline's own is "no difference"."""
+    baseline = baseline_of(run)
+    ours = [one for one in run.summary["comparisons"] if one["metric"] == name and one["reference"] == baseline]
+    if label == baseline and ours:
+        return Value(float(ours[0]["null"]))
+    for one in ours:
+        if one["decoder"] == label:
+            return Value(one["value"], one["low"], one["high"], one["reason"])
+    return Value(None, reason=f"not compared with {baseline}" if ours else f"no {name.replace('_', ' ')} was measured")
+
+
+def _own(figures: Mapping[str, Any], path: tuple[str, ...]) -> Value:
+    """The figure at `path`, and else the reason that stands beside it or beside what it belongs to."""
+    found: Any = figures
+    for key in path:
+        if key not in found:
+            return Value(None, reason=UNKNOWN)
+        if found[key] is None:
+            return Value(None, reason=found.get(f"{key}_reason") or found.get("reason") or "not measured")
+        found = found[key]
+    if not isinstance(found, (int, float)):
+        return Value(None, reason=UNKNOWN)
+    return Value(float(found))

@@ -1,0 +1,129 @@
+"""Figures along an option of the decoders, as a run's own `figure: {x: ..., panels: [...]}` asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
+
+from experiments.report.plots.measured import Metric, Value, measured, metric
+from experiments.report.plots.options import Lines, lines_along
+from experiments.report.plots.plot import Plot
+from experiments.report.plots.style import DOTTED, Look, entry, look, missing, plot, say, sheet
+from experiments.report.results import Run
+
+OPTIONS = {
+    "gamma": "gamma (tokens drafted, or joined in a block)",
+    "tau": "tau (acceptance threshold)",
+    "width": "width (beams)",
+}
+WIDE = 8  # a largest value so many times the smallest one: a log axis
+ASIDE = 2.5  # points
+
+
+def sweep(run: Run) -> Plot | None:
+    """One panel for each figure that the run names."""
+    wanted = run.summary.get("figure") or {}
+    if not wanted.get("x") or not wanted.get("panels"):
+        return None
+    option, names = str(wanted["x"]), [str(name) for name in wanted["panels"]]
+    lines = lines_along(run, option)
+    if not lines.lines:
+        return None
+    figure, panels = sheet(len(names))
+    without: list[tuple[str, Value]] = []
+    for axes, name in zip(panels, names, strict=True):
+        without += draw_lines(axes, run, lines, name)
+        axes.set_xlabel(OPTIONS.get(option, option))
+    metrics = [metric(run, name) for name in names]
+    caption = [f"{_listed([found.title for found in metrics])} along {option}, other options fixed.", *notes(metrics)]
+    if lines.left_out:
+        caption.append(f"Left out, since they differ in other options: {', '.join(lines.left_out)}.")
+    what = f"{_listed([found.title for found in metrics])} along {option}"
+    return plot(run, f"{option}-sweep", what, figure, legend(lines), [*caption, *missing(without)])
+
+
+def notes(metrics: Sequence[Metric]) -> list[str]:
+    """What a reader must know of the intervals."""
+    if not any(found.compared for found in metrics):
+        return []
+    return ["Bars of absolute figures are 95 % intervals of the comparison with the baseline, laid at its value."]
+
+
+def draw_lines(axes: Axes, run: Run, lines: Lines, name: str) -> list[tuple[str, Value]]:
+    """The lines of one figure, those without the option level across; returns what was found, label by label."""
+    places = _places(axes, lines.values)
+    found: list[tuple[str, Value]] = []
+    for number, line in enumerate(lines.lines):
+        points = [(places[x], measured(run, label, name)) for x, label in line.labels.items()]
+        found += zip(line.labels.values(), (value for _, value in points), strict=True)
+        draw_line(axes, points, look(number), number - (len(lines.lines) - 1) / 2)
+    for number, label in enumerate(lines.flat, start=len(lines.lines)):
+        value = measured(run, label, name)
+        found.append((label, value))
+        if value.value is not None:
+            style = look(number)
+            axes.plot(
+                [0, 1],
+                [value.value] * 2,
+                color=style.colour,
+                linestyle=DOTTED,
+                linewidth=1,
+                marker=style.marker,
+                markersize=4,
+                transform=axes.get_yaxis_transform(),
+            )
+            axes.update_datalim([(min(places.values()), value.value)])
+    if all(value.value is None for _, value in found):
+        say(axes, f"not drawn: {found[0][1].reason}")
+    axes.autoscale_view()
+    axes.set_ylabel(metric(run, name).axis)
+    return found
+
+
+def draw_line(axes: Axes, points: Sequence[tuple[float, Value]], style: Look, place: float) -> None:
+    """One line with its intervals, moved a little aside so that it hides no other one."""
+    there = [(x, value) for x, value in points if value.value is not None]
+    assert axes.figure is not None
+    aside = axes.transData + ScaledTranslation(place * ASIDE / 72, 0, axes.figure.dpi_scale_trans)
+    for x, value in there:
+        if value.reach is not None:
+            shown: dict[str, Any] = {"ecolor": style.colour, "elinewidth": 0.9, "alpha": 0.7}
+            axes.errorbar([x], [value.number], yerr=value.reach, fmt="none", transform=aside, **shown)
+    axes.plot(
+        [x for x, _ in there],
+        [value.number for _, value in there],
+        color=style.colour,
+        linestyle=style.line,
+        linewidth=1.3,
+        marker=style.marker,
+        markersize=5,
+        transform=aside,
+    )
+
+
+def legend(lines: Lines) -> list[Line2D]:
+    """The lines, then the variants without the option."""
+    drawn = [entry(line.name, look(number)) for number, line in enumerate(lines.lines)]
+    flat = enumerate(lines.flat, start=len(lines.lines))
+    return [*drawn, *(entry(label, Look(look(n).colour, look(n).marker, DOTTED)) for n, label in flat)]
+
+
+def _places(axes: Axes, values: Sequence[Any]) -> dict[Any, float]:
+    """Where each value lies on the x axis, which is logarithmic for a wide range and by name for what is no number."""
+    if not all(isinstance(value, (int, float)) for value in values):
+        axes.set_xticks(range(len(values)), [str(value) for value in values])
+        return {value: float(place) for place, value in enumerate(values)}
+    if values[0] > 0 and values[-1] >= WIDE * values[0]:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+    return {value: float(value) for value in values}
+
+
+def _listed(titles: Sequence[str]) -> str:
+    *first, last = titles
+    return f"{', '.join(first)} and {last}" if first else last
