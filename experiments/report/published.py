@@ -107,6 +107,7 @@ def published_for(
     return None
 
 
+@cache
 def pairs() -> dict[str, dict[str, str]]:
     """The paper's pairs by their names in conf/model: ids on the hub of `target` and `draft`."""
     return dict(_content()["pairs"])
@@ -178,5 +179,6 @@ def _cell(kind: str, value: float) -> str:
 def _made(entry: Mapping[str, Any], **others: Any) -> Published:
     """Lists of names and numbers as tuples."""
     values = {**entry, **others}
-    tuples = {key: tuple(values[key]) for key in ("models", "tasks", "max_new_tokens", "prompts") if key in values}
-    return Published(**{**values, **tuples})
+    for key in ("models", "tasks", "max_new_tokens", "prompts"):
+        values[key] = tuple(values.get(key, ()))
+    return Published(**values)
