@@ -1,0 +1,89 @@
+"""Energy by batch, split into compute and memory access, as in the paper's table 2.
+
+Runs measure whole texts one by one, which is batch 1. The split, at every batch, is the cost study's (cost.json in the
+run's folder): modelled per token from FLOPs and bytes, with the prices that it names. Computes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.journal import disk
+from experiments.report.results import Run
+from experiments.report.tables.figures import ENERGY_RATIO, HEADING, VARIANT, Figures, dagger, name_of, notes_of
+from experiments.report.tables.table import Cell, Column, Row, Table, finished
+
+EXPERIMENT = "table2"
+RECORD = "cost.json"
+ONE_BY_ONE = "runs write one text at a time; only the split knows larger batches"
+NO_SPLIT = "not split; python -m experiments.cost, with the settings of the run, does that"
+SPLIT = {  # key of a column -> key of the record
+    "compute": "compute_joules_per_token",
+    "memory": "memory_joules_per_token",
+    "memory_share": "memory_share",
+    "idle": "idle_joules_per_token",
+    "read": "measured_joules_per_token",
+}
+COLUMNS = (
+    *HEADING,
+    VARIANT,
+    Column("batch", "batch", "d"),
+    Column("joules_per_token", "J/token\nmeasured", ".4g"),
+    ENERGY_RATIO,
+    Column("compute", "compute,\nJ/token", ".3g"),
+    Column("memory", "memory,\nJ/token", ".3g"),
+    Column("memory_share", "memory\nshare", ".1%"),
+    Column("idle", "idle,\nJ/token", ".3g"),
+    Column("read", "one read,\nmeasured", ".4g"),
+)
+
+
+def energy_table(figures: Figures, runs: Sequence[Run]) -> Iterator[Table]:
+    """The table of the runs of that experiment, and of those with a cost study; none without any."""
+    studies = {run.name: _study(run) for run in runs}
+    shown = [run for run in runs if run.summary.get("experiment") == EXPERIMENT or studies[run.name]]
+    rows = [row for run in shown for row in _rows(figures, run, studies[run.name])]
+    if rows:
+        notes = [*notes_of(shown), *_sources(studies[run.name] for run in shown)]
+        yield finished(EXPERIMENT, f"Energy by batch{dagger(*shown)}", COLUMNS, rows, notes)
+
+
+def _rows(figures: Figures, run: Run, study: Mapping[str, Any]) -> Iterator[Row]:
+    """One line for each variant, and one more for each larger batch that it was split for."""
+    splits = (study.get("energy") or {}).get("splits", {})
+    for label in run.summary["decoders"]:
+        of_label = {split["batch"]: split for split in splits.get(label, ())}
+        for batch in dict.fromkeys((1, *of_label)):
+            own = {"batch": Cell(batch), **_split(of_label.get(batch), study.get("energy_reason") or NO_SPLIT)}
+            if batch > 1:
+                own |= {"joules_per_token": Cell(None, ONE_BY_ONE), ENERGY_RATIO.key: Cell(None, ONE_BY_ONE)}
+            yield figures.row(run, label, COLUMNS, name_of(run), **own)
+
+
+def _split(split: Mapping[str, Any] | None, absent: str) -> dict[str, Cell]:
+    if split is None:
+        return {key: Cell(None, absent) for key in SPLIT}
+    return {key: Cell(split[name], split.get(f"{name}_reason")) for key, name in SPLIT.items()}
+
+
+def _sources(studies: Iterator[Mapping[str, Any]]) -> Iterator[str]:
+    """Where the prices of the split come from."""
+    for study in studies:
+        if study.get("energy"):
+            yield f"compute, memory: modelled for the target's reads, of {study['energy']['prices']['source']}"
+
+
+def _study(run: Run) -> Mapping[str, Any]:
+    """The cost study of a run; empty without one that can be read."""
+    file = run.path / RECORD if run.path else None
+    if file is None or not file.exists():
+        return {}
+    with disk("read", file):
+        content = file.read_bytes()
+    try:
+        study = json.loads(content)
+    except ValueError:
+        return {}
+    return study if isinstance(study, dict) else {}

@@ -1,0 +1,198 @@
+"""The cells of tables from the frames of results: a figure, a comparison, or the reason why there is none.
+
+Copies only, nothing is computed. Refuses to know which table a cell stands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments.report.frames import comparisons_frame, variants_frame
+from experiments.report.published import published_for
+from experiments.report.results import Results, Run
+from experiments.report.tables.table import DAGGER, LEVEL, UNKNOWN, Cell, Column, Row
+
+BASELINE = "autoregressive"
+FRONTIER = "frontier"  # the group of the variants that only the frontier needs
+SOURCES = {  # key of a column -> key of the frame, where they differ
+    "score": "score.value",
+    "acceptance_rate": "acceptance.draft_acceptance_rate",
+    "joules_per_token": "energy.joules_per_token",
+    "joules_per_token_net": "energy.joules_per_token_net",
+}
+ITSELF = "the reference itself"
+SECTIONS = {FRONTIER: "frontier: plain sampling, colder or narrower"}
+Record = dict[str, Any]
+Place = tuple[str, str]  # a run's name, a variant's label
+
+HEADING = tuple(
+    map(Column, ("run", "run_id", "experiment", "model", "task", "stand_in", "group", "decoder", "options", "sampling"))
+)
+VARIANT = Column("variant", "variant")
+KIND = Column("kind", "kind")
+PERPLEXITY = Column("perplexity", "perplexity", ".3f")
+PERPLEXITY_RATIO = Column("perplexity_ratio", "perplexity\nratio", ".3f", "lower")
+SCORE = Column("score", "score", ".3f")
+SCORE_DIFFERENCE = Column("score_difference", "score\ndifference", ".3f", "higher")
+SPEEDUP = Column("speedup", "speed-up", ".2f", "higher")
+ENERGY_RATIO = Column("energy_ratio", "J/token\nratio", ".3f", "lower")
+TOKENS_PER_ROUND = Column("tokens_per_round", "tokens/\nround", ".2f")
+TOKENS_PER_FORWARD = Column("tokens_per_target_forward", "tokens/\nforward", ".2f")
+ACCEPTANCE = Column("acceptance_rate", "accep-\ntance", ".3f")
+DISTINCT = Column("distinct_2", "dist-\ninct-2", ".3f")
+
+
+class Figures:
+    """All figures of results, by run and variant."""
+
+    def __init__(self, results: Results) -> None:
+        self.runs = {run.name: run for run in results.runs}
+        self.variants: dict[Place, Record] = {
+            (record["run"], record["variant"]): record for record in records(variants_frame(results))
+        }
+        self.comparisons: dict[tuple[str, str, str, str], Record] = {
+            (record["run"], record["variant"], record["reference"], record["metric"]): record
+            for record in records(comparisons_frame(results))
+        }
+
+    def row(self, run: Run, label: str, columns: Sequence[Column], section: str, **own: Cell) -> Row:
+        """One variant in a table of these columns; `own` cells are not looked up."""
+        words = {**self._words(run, label), **own}
+        cells = (words[c.key] if c.key in words else self.cell(run, label, c) for c in columns)
+        return Row(tuple(cells), section, label == reference_of(run))
+
+    def cell(self, run: Run, label: str, column: Column) -> Cell:
+        """A comparison with the run's reference, or a figure of the variant alone beside the paper's."""
+        return self.compared(run, label, column.key) if column.better else self.measured(run, label, column.key)
+
+    def measured(self, run: Run, label: str, key: str) -> Cell:
+        """A figure of one variant."""
+        record = self.variants[run.name, label]
+        source = SOURCES.get(key, key)
+        group = source.partition(".")[0]
+        reasons = (record.get(name) for name in (f"{source}_reason", f"{group}.reason", f"{group}_reason"))
+        value = record.get(source)
+        reason = next((str(found) for found in reasons if found), UNKNOWN) if value is None else None
+        one = (
+            None if run.stand_in else published_for(run.summary["model"], run.summary["task"], *_asked(run, label, key))
+        )
+        return Cell(value, reason, paper=one.value if one else None, version=one.version if one else None)
+
+    def compared(self, run: Run, label: str, metric: str) -> Cell:
+        """A variant against the run's reference."""
+        reference = reference_of(run)
+        found = self.comparisons.get((run.name, label, reference, metric))
+        if found is not None:
+            return compared_cell(found)
+        others = [
+            one
+            for (name, _, against, what), one in self.comparisons.items()
+            if (name, against, what) == (run.name, reference, metric)
+        ]
+        if label == reference and others:
+            null = others[0]["null"]
+            return Cell(null, ITSELF, low=null, high=null, null=null)
+        if metric.startswith("energy_ratio"):
+            return Cell(None, self.measured(run, label, "joules_per_token").reason or f"not compared with {reference}")
+        return Cell(None, ITSELF if label == reference else f"not compared with {reference}")
+
+    def _words(self, run: Run, label: str) -> dict[str, Cell]:
+        """What tells a variant from all others, in words."""
+        record, summary, figures = self.variants[run.name, label], run.summary, run.summary["decoders"][label]
+        lossless = {True: "lossless", False: "lossy"}.get(figures.get("lossless"))
+        return {
+            "run": Cell(run.name),
+            "run_id": Cell(summary["run_id"]),
+            "experiment": Cell(summary.get("experiment")),
+            "model": Cell(summary["model"]),
+            "task": Cell(summary["task"]),
+            "stand_in": Cell(run.stand_in),
+            "group": Cell(record["group"]),
+            "decoder": Cell(figures.get("decoder")),
+            "options": Cell(_listed(figures.get("options"))),
+            "sampling": Cell(_listed(figures.get("sampling"))),
+            "variant": Cell(label + dagger(run)),
+            "kind": Cell(lossless, None if lossless else UNKNOWN),
+        }
+
+
+def compared_cell(found: Mapping[str, Any]) -> Cell:
+    """A comparison of a summary with its interval, and what a reader needs to judge it."""
+    p, p_holm = found.get("p"), found.get("p_holm")
+    return Cell(
+        found["value"],
+        found.get("reason"),
+        low=found["low"],
+        high=found["high"],
+        null=found["null"],
+        p_holm=p_holm,
+        lost=p is not None and p_holm is not None and p < LEVEL <= p_holm,
+        detectable=found.get("detectable"),
+        no_loss=bool(found.get("no_loss")),
+    )
+
+
+def reference_of(run: Run) -> str:
+    """What every variant of a run is compared with: autoregressive decoding, or else the first reference."""
+    labels = list(run.summary["decoders"])
+    return BASELINE if BASELINE in labels else labels[:2][-1]
+
+
+def dagger(*runs: Run) -> str:
+    """The mark of stand-ins, if one of the runs is of some."""
+    return DAGGER if any(run.stand_in for run in runs) else ""
+
+
+def name_of(run: Run) -> str:
+    """A run's pair and data set."""
+    return f"{run.summary['model']}{dagger(run)}, {run.summary['task']}"
+
+
+def records(frame: Any) -> list[Record]:
+    """The lines of a frame, with None where pandas has NaN."""
+    return [
+        {str(key): None if isinstance(value, float) and value != value else value for key, value in line.items()}
+        for line in frame.to_dict("records")
+    ]
+
+
+def notes_of(runs: Iterable[Run]) -> list[str]:
+    """What a reader of the figures of these runs must know, whatever the table."""
+    runs = list(runs)
+    told: list[str] = []
+    for why in dict.fromkeys(run.stand_in for run in runs if run.stand_in):
+        told.append(f"{DAGGER} {why}: a stand-in, whose figures say nothing about the paper's models")
+    for reference in dict.fromkeys(map(reference_of, runs)):
+        told.append(f"ratios, differences and speed-up: against {reference} of the same run; speed without prefill")
+    told.append("perplexity: of the output, under the target's untruncated law at temperature 1")
+    names = (next(iter(run.summary["decoders"].values()))["score"]["name"] for run in runs)
+    told += [f"score: {' or '.join(named)}"] if (named := [*dict.fromkeys(name for name in names if name)]) else []
+    for run in runs:
+        before = f"{name_of(run)}: " if len(runs) > 1 else ""
+        told += [f"{before}{said}" for said in _open(run)]
+    return told
+
+
+def _open(run: Run) -> list[str]:
+    """What speaks against the figures of one run."""
+    summary = run.summary
+    said = [*run.notes, *summary.get("isolation", ())]
+    if summary.get("machines", 1) > 1:
+        said.append(f"MIXED: rows of {summary['machines']} machines; ratios hold within each")
+    if len(summary["code_versions"]) > 1:
+        said.append(f"MIXED: rows of {len(summary['code_versions'])} versions of the code")
+    if summary.get("noninferiority_margin") is not None:
+        before = "" if summary.get("margin_stated_before") else ", NOT stated before measuring"
+        said.append(f'margin of "no loss": {summary["noninferiority_margin"]:g}{before}')
+    return said
+
+
+def _asked(run: Run, label: str, key: str) -> tuple[str, str, Mapping[str, Any], Mapping[str, Any]]:
+    """Which of the paper's figures is asked for."""
+    figures = run.summary["decoders"][label]
+    return figures.get("decoder") or "", key, figures.get("options") or {}, figures.get("sampling") or {}
+
+
+def _listed(settings: Mapping[str, Any] | None) -> str | None:
+    return None if settings is None else " ".join(f"{name}={value}" for name, value in settings.items())
