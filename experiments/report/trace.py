@@ -101,7 +101,7 @@ def trace_rows(run: Run, rows: Sequence[Row], prompt_id: str, turn: int = 0, rep
     """The same, of rows that have been read already. Raises UserError."""
     asked = [row for row in rows if row["prompt_id"] == prompt_id]
     if not asked:
-        raise UserError(_unknown(prompt_id, list(dict.fromkeys(row["prompt_id"] for row in rows))))
+        raise UserError(unknown(prompt_id, list(dict.fromkeys(row["prompt_id"] for row in rows))))
     cells = {(row["variant"], row["repeat"], row["turn"]) for row in asked}
     counted = settled(asked, {prompt_id: list(cells)})
     found = {row["variant"]: row for row in counted if (row["turn"], row["repeat"]) == (turn, repeat)}
@@ -135,6 +135,12 @@ def question(run: Run, prompt_id: str, turn: int = 0) -> Question:
         notes.append("models read it in their chat template")
     text = prompt["turns"][turn].get("user")
     return Question(text, prompt.get("left_out_reason") if text is None else None, tuple(notes))
+
+
+def unknown(prompt_id: str, known: Sequence[str]) -> str:
+    """The complaint about a prompt that there is none of, with near names."""
+    near = get_close_matches(prompt_id, known, n=3, cutoff=0.5) or known[:3]
+    return f"there is no prompt {prompt_id} among the {len(known)} of this run; it has, for instance, {', '.join(near)}"
 
 
 def visible(text: str) -> str:
@@ -174,8 +180,3 @@ def _segments(text: str, ends: Sequence[int], rounds: Sequence[Mapping[str, Any]
             kind, number = origin
             yield Segment(text[start:end], kind if kind in KINDS else "unrecorded", number, place - first)
             start, first = end, place
-
-
-def _unknown(prompt_id: str, known: Sequence[str]) -> str:
-    near = get_close_matches(prompt_id, known, n=3, cutoff=0.5) or known[:3]
-    return f"there is no prompt {prompt_id} among the {len(known)} of this run; it has, for instance, {', '.join(near)}"

@@ -1,0 +1,145 @@
+"""One self-contained HTML page of results: summary, claims, tables, plots, token traces, and what all of it rests on.
+
+Opens from disk without a network: style, script and pictures are inside, and its policy forbids loading anything. What
+models, tasks and users wrote is data here: the template escapes it, and no script but the page's own runs.
+Knows how results are shown; refuses to know how any figure is made.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from experiments.frontier import GROUP as FRONTIER
+from experiments.report.background import about, caveats, machines, nulls, stand_ins
+from experiments.report.claims import judge_claims
+from experiments.report.plots import Plot, picture, plots
+from experiments.report.results import Results, Run
+from experiments.report.tables import tables, to_html
+from experiments.report.tables.table import DAGGER, DASH, MINUS
+from experiments.report.trace import (
+    KINDS,
+    Question,
+    VariantTrace,
+    prompt_ids,
+    question,
+    text_rows,
+    trace_rows,
+    unknown,
+    visible,
+)
+from mtad.errors import UserError
+
+HERE = Path(__file__).parent
+FIRST = 2  # prompts of each run, if none is chosen
+MOST_VARIANTS = 8  # beside one another; a sweep may have thirty
+MOST_LETTERS = 4000  # of a prompt or a text; a page is no archive
+LARGEST_DRAWING = 120_000  # bytes; a drawing with more points than that is smaller as pixels
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One prompt of a run with its texts; `more` variants are left out."""
+
+    prompt: str
+    asked: Question
+    traces: tuple[VariantTrace, ...]
+    more: int
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The prompts of a run that are shown, or why there are none."""
+
+    run: Run
+    prompts: tuple[Shown, ...]
+    absent: str | None = None
+
+
+def page(results: Results, prompts: Sequence[str] = (), first: int = FIRST) -> str:
+    """The page; its traces are of `prompts` or, if none are named, of the first of each run. Raises UserError."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"visible": visible, "figure": _figure}
+    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    html = environment.get_template("page.html").render(
+        title=f"Results: {results.place.resolve().name}",
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(script),
+        runs=[about(run) for run in results.runs],
+        stand_ins=stand_ins(results),
+        all_stand_ins=all(run.stand_in for run in results.runs),
+        dagger=DAGGER,
+        caveats=caveats(results),
+        verdicts=judge_claims(results),
+        tables=[Markup(to_html(table)) for table in tables(results)],
+        plots=[(plot, image(plot)) for plot in plots(results)],
+        kinds=KINDS,
+        traced=traced(results, prompts, first),
+        most_letters=MOST_LETTERS,
+        machines=machines(results),
+        nulls=nulls(results),
+    )
+    return html.encode("utf-8", "backslashreplace").decode("utf-8")  # half a character that a tokenizer has left
+
+
+def image(plot: Plot) -> str:
+    """The address of a picture that holds the picture itself: a drawing, or pixels where that is too large."""
+    drawing = picture(plot, "svg")
+    if len(drawing) <= LARGEST_DRAWING:
+        return f"data:image/svg+xml;base64,{b64encode(drawing).decode()}"
+    return f"data:image/png;base64,{b64encode(picture(plot, 'png')).decode()}"
+
+
+def traced(results: Results, prompts: Sequence[str], first: int) -> list[Traced]:
+    """The traces of every run. Raises UserError if a prompt is in none of them."""
+    found, known = [], dict[str, None]()
+    for run in results.runs:
+        try:
+            rows = text_rows(run)
+        except UserError as error:
+            found.append(Traced(run, (), str(error)))
+            continue
+        ids = prompt_ids(rows)
+        known |= dict.fromkeys(ids)
+        chosen = [one for one in prompts if one in ids] if prompts else ids[:first]
+        try:
+            shown = tuple(_shown(run, one, trace_rows(run, rows, one)) for one in chosen)
+            found.append(Traced(run, shown, None if shown else "no prompt of this run was chosen"))
+        except UserError as error:
+            found.append(Traced(run, (), str(error)))
+    for one in prompts:
+        if one not in known:
+            raise UserError(unknown(one, list(known)))
+    return found
+
+
+def _shown(run: Run, prompt: str, traces: Sequence[VariantTrace]) -> Shown:
+    """Its first variants; those of the frontier of colder sampling come last."""
+    groups = {label: figures.get("group") for label, figures in run.summary["decoders"].items()}
+    order = sorted(traces, key=lambda one: groups[one.label] == FRONTIER)
+    return Shown(prompt, question(run, prompt), tuple(order[:MOST_VARIANTS]), len(order[MOST_VARIANTS:]))
+
+
+def _policy(script: str) -> str:
+    """Nothing may be loaded or sent, and only this script runs."""
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    only = f"script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
+    return f"default-src 'none'; {only}; base-uri 'none'; form-action 'none'"
+
+
+def _figure(value: float | None) -> str:
+    """Three digits that count; a dash for None."""
+    return DASH if value is None else f"{value:.3g}".replace("-", MINUS)
