@@ -64,6 +64,7 @@ class Value:
         return [[self.value - self.low], [self.high - self.value]]
 
 
+GAP = "gap to the exact best block (nats per block)"
 METRICS: Mapping[str, Metric] = {
     "perplexity": Metric("perplexity under the target", "lower", ("perplexity",), ("perplexity_ratio", mul)),
     "score": Metric("score", "higher", ("score", "value"), ("score_difference", add)),
@@ -86,6 +87,12 @@ METRICS: Mapping[str, Metric] = {
     "draft_acceptance_rate": Metric("accepted / drafted tokens", "higher", ("acceptance", "draft_acceptance_rate")),
     "mean_acceptance_length": Metric("tokens per step that drafts", "higher", ("acceptance", "mean_acceptance_length")),
     "proven_share": Metric("share of blocks proven best", "higher", ("proven_share",)),
+    "gap_without_last_token": Metric(f"{GAP}, without the last token", "lower", ("approximation", "accepted", "gap")),
+    "gap_with_last_token": Metric(f"{GAP}, with the last token", "lower", ("approximation", "emitted", "gap")),
+    "gap_bound": Metric("bound of the gap (nats per block)", "lower", ("approximation", "accepted", "bound")),
+    "forwards_per_block": Metric(
+        "target forwards per block, exact search", "lower", ("approximation", "emitted", "forwards")
+    ),
     "mean_tokens": Metric("tokens per text", "", ("mean_tokens",)),
     "distinct_2": Metric("distinct-2 (share of distinct pairs of tokens)", "higher", ("distinct_2",)),
     "self_bleu": Metric("self-BLEU among the texts of a prompt", "lower", ("self_bleu",)),
@@ -141,14 +148,15 @@ def compared(run: Run, label: str, name: str) -> Value:
 
 
 def _own(figures: Mapping[str, Any], path: tuple[str, ...]) -> Value:
-    """The figure at `path`, and else the reason that stands beside it or beside what it belongs to."""
+    """The figure at `path`, with its interval if it has one; else the reason that stands beside it, or above."""
     found: Any = figures
+    beside: Mapping[str, Any] = figures
     for key in path:
         if key not in found:
             return Value(None, reason=UNKNOWN)
         if found[key] is None:
             return Value(None, reason=found.get(f"{key}_reason") or found.get("reason") or "not measured")
-        found = found[key]
+        beside, found = found, found[key]
     if not isinstance(found, (int, float)):
         return Value(None, reason=UNKNOWN)
-    return Value(float(found))
+    return Value(float(found), beside.get(f"{path[-1]}_low"), beside.get(f"{path[-1]}_high"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,13 @@ class Lines:
     lines: tuple[Line, ...]
     flat: tuple[str, ...]
     left_out: tuple[str, ...]
+
+    def only(self, labels: Collection[str]) -> Lines:
+        """The same without other variants, and without those that lie on no line."""
+        kept = (
+            Line(line.name, {x: label for x, label in line.labels.items() if label in labels}) for line in self.lines
+        )
+        return Lines(tuple(line for line in kept if line.labels), (), ())
 
     @property
     def values(self) -> list[Any]:

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from experiments.report.plots.measured import BASELINE, FRONTIER, compared, metric
 from experiments.report.plots.plot import Plot
-from experiments.report.plots.style import GREY, Look, bars, entry, missing, numbered, plot, sheet
+from experiments.report.plots.style import GREY, Look, cross, entry, missing, numbered, plot, sheet
 from experiments.report.results import Run
 
 PANELS = ("perplexity_ratio", "score_difference")
@@ -72,7 +72,7 @@ def _panel(axes: Axes, run: Run, labels: Sequence[str], name: str) -> None:
         if x.value is None or y.value is None:
             continue
         look = KINDS[kind(run.summary["decoders"][label])]
-        bars(axes, x, y, look.colour)
+        cross(axes, x, y, look.colour)
         numbered(axes, place, x.value, y.value, look.colour, look.marker)
     for sweep in _sweeps(run.summary).values():
         pairs = [(compared(run, label, "speedup").value, compared(run, label, name).value) for label in sweep]

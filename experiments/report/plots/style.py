@@ -25,9 +25,11 @@ DOTTED = ":"  # of what has no value on the x axis
 GREY = "#666666"
 PANEL = (3.9, 3.3)  # inches
 LEGEND = 2.6
+LEGEND_LINE = 0.19
 TITLE_INCHES = 0.9  # title and footer
 MOST_COLUMNS = 3
 DAGGER = "†"
+INTERVALS = "95 % intervals"
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,11 @@ def look(place: int) -> Look:
     return Look(COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], LINES[place % len(LINES)])
 
 
-def sheet(panels: int, width: float = PANEL[0], height: float = PANEL[1]) -> tuple[Figure, list[Axes]]:
+def sheet(
+    panels: int, width: float = PANEL[0], height: float = PANEL[1], columns: int | None = None
+) -> tuple[Figure, list[Axes]]:
     """An empty figure with so many panels, and room for a legend on the right."""
-    columns = panels if panels <= MOST_COLUMNS else 2 if panels == 4 else MOST_COLUMNS
+    columns = columns or (panels if panels <= MOST_COLUMNS else 2 if panels == 4 else MOST_COLUMNS)
     rows = -(-panels // columns)
     figure = Figure(figsize=(columns * width + LEGEND, rows * height + TITLE_INCHES), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -55,13 +59,22 @@ def sheet(panels: int, width: float = PANEL[0], height: float = PANEL[1]) -> tup
     return figure, axes[:panels]
 
 
-def plot(run: Run, kind: str, what: str, figure: Figure, legend: Sequence[Artist], caption: Sequence[str]) -> Plot:
+def plot(
+    run: Run,
+    kind: str,
+    what: str,
+    figure: Figure,
+    legend: Sequence[Artist],
+    caption: Sequence[str],
+    bars: str = INTERVALS,
+) -> Plot:
     """The finished plot: title, legend and footer, all outside of the panels.
 
     Args:
         kind: ends its file's name.
         what: it shows, in words.
         caption: sentences.
+        bars: what error bars are.
     """
     summary = run.summary
     mark = DAGGER if run.stand_in else ""
@@ -70,10 +83,11 @@ def plot(run: Run, kind: str, what: str, figure: Figure, legend: Sequence[Artist
     figure.suptitle("\n".join(filter(None, (title, stand_in))), fontsize=10)
     prompts = max(figures["prompts"] for figures in summary["decoders"].values())
     mixed = len(summary["code_versions"])
-    footer = [f"run {summary['run_id']}", f"{prompts} prompts", "bars: 95 % intervals"]
+    footer = [f"run {summary['run_id']}", f"{prompts} prompts", f"bars: {bars}"]
     footer += [f"MIXED: {mixed} versions of the code"] if mixed > 1 else []
     figure.supxlabel(" · ".join(footer), fontsize=7, color=GREY)
     if legend:
+        figure.set_figheight(max(figure.get_figheight(), LEGEND_LINE * len(legend) + 0.2))
         figure.legend(handles=legend, loc="outside right upper")
     place = run.path and run.path.resolve()
     name = f"{place.parent.name}-{place.name}" if place else run.name  # the name alone may be the run's number only
@@ -102,7 +116,7 @@ def numbered(axes: Axes, number: int, x: float, y: float, colour: str, marker: s
     axes.annotate(str(number), (x, y), color=ink, fontsize=7, ha="center", va="center_baseline", zorder=3)
 
 
-def bars(axes: Axes, x: Value, y: Value, colour: str) -> None:
+def cross(axes: Axes, x: Value, y: Value, colour: str) -> None:
     """The intervals of a point, along both axes."""
     axes.errorbar(
         [x.number], [y.number], xerr=x.reach, yerr=y.reach, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.7

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
-from experiments.report.plots.measured import Metric, Value, measured, metric
+from experiments.report.plots.measured import Value, baseline_of, measured, metric
 from experiments.report.plots.options import Lines, lines_along
 from experiments.report.plots.plot import Plot
-from experiments.report.plots.style import DOTTED, Look, entry, look, missing, plot, say, sheet
+from experiments.report.plots.style import DOTTED, INTERVALS, Look, entry, look, missing, plot, say, sheet
 from experiments.report.results import Run
 
 OPTIONS = {
@@ -20,6 +20,7 @@ OPTIONS = {
     "tau": "tau (acceptance threshold)",
     "width": "width (beams)",
 }
+LEVEL = "Dotted lines are variants without that option."
 WIDE = 8  # a largest value so many times the smallest one: a log axis
 ASIDE = 2.5  # points
 
@@ -38,24 +39,19 @@ def sweep(run: Run) -> Plot | None:
     for axes, name in zip(panels, names, strict=True):
         without += draw_lines(axes, run, lines, name)
         axes.set_xlabel(OPTIONS.get(option, option))
-    metrics = [metric(run, name) for name in names]
-    caption = [f"{_listed([found.title for found in metrics])} along {option}, other options fixed.", *notes(metrics)]
+    titles = _listed([metric(run, name).title for name in names])
+    caption = [f"{titles} along {option}, other options fixed.", LEVEL]
     if lines.left_out:
         caption.append(f"Left out, since they differ in other options: {', '.join(lines.left_out)}.")
-    what = f"{_listed([found.title for found in metrics])} along {option}"
-    return plot(run, f"{option}-sweep", what, figure, legend(lines), [*caption, *missing(without)])
-
-
-def notes(metrics: Sequence[Metric]) -> list[str]:
-    """What a reader must know of the intervals."""
-    if not any(found.compared for found in metrics):
-        return []
-    return ["Bars of absolute figures are 95 % intervals of the comparison with the baseline, laid at its value."]
+    shown = f"{INTERVALS} of the comparison with {baseline_of(run)}, laid at its value"
+    bars = shown if any(metric(run, name).compared for name in names) else INTERVALS
+    caption += missing(without)
+    return plot(run, f"{option}-sweep", f"{titles} along {option}", figure, legend(lines), caption, bars)
 
 
 def draw_lines(axes: Axes, run: Run, lines: Lines, name: str) -> list[tuple[str, Value]]:
     """The lines of one figure, those without the option level across; returns what was found, label by label."""
-    places = _places(axes, lines.values)
+    places = place_values(axes, lines.values)
     found: list[tuple[str, Value]] = []
     for number, line in enumerate(lines.lines):
         points = [(places[x], measured(run, label, name)) for x, label in line.labels.items()]
@@ -84,12 +80,17 @@ def draw_lines(axes: Axes, run: Run, lines: Lines, name: str) -> list[tuple[str,
     return found
 
 
-def draw_line(axes: Axes, points: Sequence[tuple[float, Value]], style: Look, place: float) -> None:
+def draw_line(
+    axes: Axes, points: Sequence[tuple[float, Value]], style: Look, place: float, hollow: bool = False
+) -> None:
     """One line with its intervals, moved a little aside so that it hides no other one."""
     there = [(x, value) for x, value in points if value.value is not None]
     assert axes.figure is not None
     aside = axes.transData + ScaledTranslation(place * ASIDE / 72, 0, axes.figure.dpi_scale_trans)
     for x, value in there:
+        # What is moved aside counts for no limits of the axes.
+        ends = (value.number, value.low, value.high)
+        axes.update_datalim([(x, end) for end in ends if end is not None])
         if value.reach is not None:
             shown: dict[str, Any] = {"ecolor": style.colour, "elinewidth": 0.9, "alpha": 0.7}
             axes.errorbar([x], [value.number], yerr=value.reach, fmt="none", transform=aside, **shown)
@@ -101,6 +102,7 @@ def draw_line(axes: Axes, points: Sequence[tuple[float, Value]], style: Look, pl
         linewidth=1.3,
         marker=style.marker,
         markersize=5,
+        markerfacecolor="white" if hollow else style.colour,
         transform=aside,
     )
 
@@ -112,7 +114,7 @@ def legend(lines: Lines) -> list[Line2D]:
     return [*drawn, *(entry(label, Look(look(n).colour, look(n).marker, DOTTED)) for n, label in flat)]
 
 
-def _places(axes: Axes, values: Sequence[Any]) -> dict[Any, float]:
+def place_values(axes: Axes, values: Sequence[Any]) -> dict[Any, float]:
     """Where each value lies on the x axis, which is logarithmic for a wide range and by name for what is no number."""
     if not all(isinstance(value, (int, float)) for value in values):
         axes.set_xticks(range(len(values)), [str(value) for value in values])
