@@ -19,7 +19,7 @@ from experiments.task import PATHS, Prompt
 from mtad.loading import Blueprint, content_hash, find_folder
 
 # Where results go and how a run is started say nothing about its outputs.
-ELSEWHERE = ("results_dir", "name", "fresh", "resume", "publish")
+ELSEWHERE = ("results_dir", "name", "fresh", "resume", "publish", "tracker")
 
 
 def run_id(

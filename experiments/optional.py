@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from mtad.errors import UserError
@@ -15,6 +16,17 @@ def need(module: str, group: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise  # the package is there, and broken
-        package = module.split(".")[0].replace("_", "-")
-        advice = f"pip install 'mtad-bench[{group}]' (in a clone: pip install -e '.[{group}]')"
-        raise UserError(f"this needs the package {package}: {advice}") from None
+        raise _absent(module, group) from None
+
+
+def look_for(package: str, group: str) -> None:
+    """Raises UserError if the package is not installed; does not import it."""
+    found = find_spec(package)
+    if found is None or found.origin is None:  # a mere folder of that name has none
+        raise _absent(package, group)
+
+
+def _absent(module: str, group: str) -> UserError:
+    package = module.split(".")[0].replace("_", "-")
+    advice = f"pip install 'mtad-bench[{group}]' (in a clone: pip install -e '.[{group}]')"
+    return UserError(f"this needs the package {package}: {advice}")

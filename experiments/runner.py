@@ -66,6 +66,8 @@ def run(settings: Settings) -> None:
             say(f"complete already, nothing to measure (fresh=true would measure again): {plan.folder.path}")
         summary = report(process)
     print_table(summary)
+    if settings.tracker:
+        settings.tracker.mirror(plan.folder.path, settings.results_dir, settings.experiment)
 
 
 def tuned(settings: Settings) -> Settings:

@@ -17,6 +17,7 @@ from experiments.energy import MeterSettings
 from experiments.frontier import FrontierSettings
 from experiments.knobs import TuneSettings
 from experiments.task import Task
+from experiments.tracker import Tracker, make_tracker
 from experiments.variants import ALL, Variant, listed, make_variants
 from mtad.errors import UserError, first_line
 from mtad.loading import ModelSpec, find_folder
@@ -41,6 +42,7 @@ class Settings:
         tuning: how the options of the variants were chosen, as JSON data; None: they are as asked for.
         experiment: the option of the group `experiment`, if one was chosen.
         figure: what reports draw of the run; None: nothing beyond what they draw of every run.
+        tracker: who gets a copy of the finished run; None: nobody.
         config: the whole configuration, resolved, as the user gave it.
     """
 
@@ -75,6 +77,7 @@ class Settings:
     tuning: dict[str, Any] | None
     experiment: str | None
     figure: dict[str, Any] | None
+    tracker: Tracker | None
     config: dict[str, Any]
 
 
@@ -163,6 +166,7 @@ def read_settings(composed: DictConfig, task_name: str | None = None, task_optio
         tuning=None,
         experiment=groups.choice("experiment", "") or None,
         figure=_figure(config["figure"]),
+        tracker=make_tracker(config.get("tracker")),
         config=config,
     )
 

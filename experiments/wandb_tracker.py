@@ -1,0 +1,73 @@
+"""The tracker `wandb`: what it may be told, and what happens when Weights & Biases cannot be reached.
+
+Refuses to import wandb, which is done by `experiments/wandb_mirror.py` in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.optional import look_for
+from experiments.progress import say
+from experiments.tracker import Ending, in_a_child
+from mtad.errors import UserError
+from mtad.loading import find_folder
+from mtad.options import one_of
+
+Mode = Literal["online", "offline"]
+_out_of_reach: set[WandbTracker] = set()  # a sweep waits for a dead network once, not in every cell
+
+
+@dataclass(frozen=True)
+class WandbTracker:
+    """One wandb run for each run of ours, under an id that stays the same; see conf/tracker/wandb.yaml."""
+
+    mode: Mode = "online"
+    project: str = "mtad-bench"
+    entity: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    dir: str | None = None
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        one_of("mode", self.mode, Mode)
+        if not self.timeout > 0:
+            raise UserError(f"timeout must be > 0, not {self.timeout}")
+        if not self.project:
+            raise UserError("project must name a project of wandb")
+
+    def check(self) -> None:
+        look_for("wandb", "wandb")
+
+    def mirror(self, run: Path, results: Path, experiment: str | None) -> None:
+        failure = "the network was out of reach before" if self in _out_of_reach else None
+        if self.mode == "online" and failure is None:
+            sent = self._send(run, results, experiment, "online")
+            failure = sent.failure
+            if failure is None:
+                say(f"wandb: {_said(sent)}")
+                return
+            _out_of_reach.add(self)
+        kept = self._send(run, results, experiment, "offline")
+        unsent = f"not sent ({failure}); " if failure else ""
+        outcome = f"failed ({kept.failure}); the results are not touched by that" if kept.failure else _said(kept)
+        say(f"wandb: {unsent}{outcome}")
+
+    def _send(self, run: Path, results: Path, experiment: str | None, mode: Mode) -> Ending:
+        request = {
+            **asdict(self),
+            "run": str(run.resolve()),
+            "dir": str((find_folder(self.dir) if self.dir else results).resolve()),
+            "group": self.group or experiment,
+            "mode": mode,
+        }
+        return in_a_child("experiments.wandb_mirror", json.dumps(request), self.timeout)
+
+
+def _said(ending: Ending) -> Any:
+    """What the child says of its work: its last line."""
+    return ending.output.strip().rpartition("\n")[2]
