@@ -27,14 +27,14 @@ from experiments.report.results import Results, Run
 from experiments.report.setting import differences
 from experiments.scoring import with_grades
 
-PAPERS, ANOTHER, STAND_IN, UNMEASURED = "the paper's setting", "another setting", "a stand-in", "not measured"
+PAPERS, ANOTHER, STAND_IN, UNMEASURED = "the paper's setting", "another setting", "a stand-in", "not measured here"
 REPRODUCED, NOT_REPRODUCED, CANNOT_TELL = "reproduced", "not reproduced", "cannot tell"
 SAME, OPPOSITE, OPEN = "same direction", "opposite direction", "direction open"
 RULES = (
     "reproduced: the whole 95 % interval lies on the claimed side of no difference, and reaches the published figure",
     "not reproduced: the whole 95 % interval falls short of the published figure, whether or not the direction holds",
     "cannot tell: otherwise, or without an interval; always on a stand-in, whose models are none of the paper's kind",
-    "scope: the paper's setting if pair, task and all that the source states are the paper's, else what differs",
+    "scope: the paper's setting if pair, task, stated options, lengths and prompts are the paper's, else what differs",
     "a claim of an average over pairs and data sets is set against each run alone",
     "intervals are of one comparison each, not corrected for their number; the paper gives none for its figures",
 )
@@ -100,13 +100,15 @@ def judge_claims(results: Results) -> list[Verdict]:
     found = []
     for claim in claims:
         verdicts = [verdict for run in results.runs for verdict in _of_run(claim, run, rows[run.name])]
-        found += verdicts or [_unmeasured(claim, results)]
+        found += verdicts or [_unmeasured(claim)]
     return found
 
 
 def _of_run(claim: Published, run: Run, rows: Sequence[Row]) -> Iterator[Verdict]:
-    """One for each pair of variants whose settings differ least from the claim's."""
+    """One for each pair of variants whose settings differ least from the claim's; none on a claim of another task."""
     decoders = run.summary["decoders"]
+    if not claim.average and run.summary["task"] not in claim.tasks:
+        return
     pairs = [
         (label, reference, differences(claim, run, label, reference))
         for label in _of_decoder(decoders, claim.decoder)
@@ -161,12 +163,13 @@ def _direction(claim: Published, found: Estimate) -> str:
     return SAME if (found.low > claim.null) == (claim.better == "higher") else OPPOSITE
 
 
-def _unmeasured(claim: Published, results: Results) -> Verdict:
-    """No run has both decoders."""
-    alone = [run for run in results.runs if _of_decoder(run.summary["decoders"], claim.decoder)]
+def _unmeasured(claim: Published) -> Verdict:
+    """No run has both decoders, or none is of the claim's one task."""
     command = f"python run.py experiment={claim.experiment} model={claim.models[0]}"
-    without = f"{len(alone)} of the runs have {claim.decoder}, none with {claim.reference}; " if alone else ""
-    why = f"not measured here: {without}{command} would"
+    if not claim.average:
+        command += f" task={claim.tasks[0]} limit={claim.prompts[0]}"
+    needed = f"{claim.decoder} and {claim.reference} in one run" + ("" if claim.average else f" of {claim.tasks[0]}")
+    why = f"no run here has {needed}; {command} measures it"
     return Verdict(claim, None, None, None, None, None, None, UNMEASURED, CANNOT_TELL, why)
 
 

@@ -22,10 +22,12 @@ def differences(claim: Published, run: Run, label: str, reference: str) -> list[
     summary, decoders = run.summary, run.summary["decoders"]
     found = [] if _same_pair(claim.models, summary) else [f"pair: {summary['model']}"]
     found += [] if summary["task"] in claim.tasks else [f"task: {summary['task']}"]
-    found += _options(claim.options, decoders[label].get("options"), label)
-    found += _options(claim.sampling, decoders[label].get("sampling"), label)
-    found += _options(claim.reference_options, decoders[reference].get("options"), reference)
-    found += _options(claim.reference_sampling, decoders[reference].get("sampling"), reference)
+    for name, options, sampling in (
+        (label, claim.options, claim.sampling),
+        (reference, claim.reference_options, claim.reference_sampling),
+    ):
+        found += _options(options, decoders[name].get("options"), name) if options else []
+        found += _options(sampling, decoders[name].get("sampling"), name)
     limits = {"prompts": claim.prompts, "max_new_tokens": claim.max_new_tokens}
     stated: Accepted = {name: values for name, values in limits.items() if values}
     found += _options(stated, {"prompts": decoders[label]["prompts"], **_limit(run)})
@@ -53,10 +55,13 @@ def _same_pair(models: Sequence[str], summary: Mapping[str, Any]) -> bool:
 
 def _options(stated: Accepted, found: Mapping[str, Any] | None, of: str = "") -> Iterator[str]:
     """`mtad: tau 0.9, not 0.5`."""
-    for name in differing(stated, found or {}):
-        value = (found or {}).get(name)
-        wanted = " or ".join(map(str, stated[name]))
-        yield (f"{of}: " if of else "") + f"{name} {'not recorded' if value is None else value}, not {wanted}"
+    head = f"{of}: " if of else ""
+    if found is None:
+        yield f"{head}{', '.join(stated)} not recorded"
+        return
+    for name in differing(stated, found):
+        value = "not recorded" if found.get(name) is None else found[name]
+        yield f"{head}{name} {value}, not {' or '.join(map(str, stated[name]))}"
 
 
 def _limit(run: Run) -> dict[str, int]:
