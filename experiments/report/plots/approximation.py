@@ -27,23 +27,26 @@ def approximation(run: Run) -> Plot | None:
     """The gap without the last token beside its bound, and with it, along each option that was swept."""
     having = [label for label, figures in run.summary["decoders"].items() if figures.get("approximation")]
     sweeps = {option: lines_along(run, option).only(having) for option in ALONG}
-    sweeps = {option: lines for option, lines in sweeps.items() if lines.swept}
+    sweeps = {option: lines for option, lines in sweeps.items() if lines.lines}
     if not sweeps:
         return None
     figure, panels = sheet(2 * len(sweeps), columns=len(sweeps))
-    names: dict[str, Look] = {}
+    names = dict.fromkeys(line.name for lines in sweeps.values() for line in lines.lines)
+    looks = {name: look(number) for number, name in enumerate(names)}
     found: list[tuple[str, Value]] = []
     for column, (option, lines) in enumerate(sweeps.items()):
         upper, lower = panels[column], panels[column + len(sweeps)]
         for axes, name in ((upper, WITHOUT), (lower, WITH)):
-            found += draw_lines(axes, run, lines, name)
+            found += draw_lines(axes, run, lines, name, looks)
             axes.set_xlabel(OPTIONS[option])
+            axes.axhline(0, color="#cccccc", linewidth=0.8, zorder=0)
         places = place_values(upper, lines.values)
-        for number, line in enumerate(lines.lines):
+        for line in lines.lines:
             bound = [(places[x], measured(run, label, BOUND)) for x, label in line.labels.items()]
-            draw_line(upper, bound, Look(look(number).colour, look(number).marker, BOUND_LINE), 0, hollow=True)
-            names[f"{line.name}, along {option}" if len(sweeps) > 1 else line.name] = look(number)
-    legend = [entry(name, style) for name, style in names.items()]
+            style = Look(looks[line.name].colour, looks[line.name].marker, BOUND_LINE)
+            draw_line(upper, bound, style, 0, hollow=True)
+        upper.autoscale_view()
+    legend = [entry(name, style) for name, style in looks.items()]
     legend.append(Line2D([], [], color=GREY, linestyle=BOUND_LINE, marker="o", markerfacecolor="white", label="bound"))
     caption = (
         "Log-probability of the exact best block of the same length and law minus that of the decoder's block, mean "

@@ -43,7 +43,7 @@ def time_split(run: Run) -> Plot | None:
     ]
     if NOT_SPLIT in used:
         caption.append("Engines of other libraries are not timed forward by forward.")
-    return plot(run, "time", "where the time goes", figure, _patches(LOOKS, used), caption, "none")
+    return plot(run, "time", "where the time goes", figure, _patches(LOOKS, used), caption, "")
 
 
 def seconds_by_phase(figures: Mapping[str, Any]) -> dict[str, float]:
@@ -102,7 +102,7 @@ def energy_by_batch(run: Run) -> Plot | None:
         "Diamonds are measured." if any_measured else "None is measured.",
     ]
     what = "energy by batch, modelled" + ("" if any_measured else ", not measured")
-    return plot(run, "energy-by-batch", what, figure, _patches(SOURCES, used), caption, "none")
+    return plot(run, "energy-by-batch", what, figure, _patches(SOURCES, used), caption, "")
 
 
 KEYS = {"compute": "compute", "memory": "memory", "idling": "idle"}
@@ -139,7 +139,8 @@ def _stack(
 def _rows(axes: Axes, labels: Sequence[str]) -> None:
     """The first label on top."""
     axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlim(right=1.04 * axes.dataLim.x1)
 
 
 def _patches(looks: Mapping[str, tuple[str, str]], used: Sequence[str]) -> list[Patch]:

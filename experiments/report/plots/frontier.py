@@ -47,7 +47,7 @@ def frontier(run: Run) -> Plot | None:
         "Numbered: lossy decoders. Lines: autoregressive decoding at other temperatures and top-p, joined in the "
         "knob's order; between neighbours lie their mixtures, and the best of all is the frontier. A bar is the 95 % "
         "interval of the distance from it at equal diversity: one that crosses the frontier shows no difference.",
-        "Hollow: outside of the frontier's diversity, so that there is no distance.",
+        "Hollow: without an interval, for instance since outside of the frontier's diversity there is no distance.",
     ]
     bars = "95 % intervals of the distance from the frontier at equal diversity"
     what = "quality at equal diversity, beside colder sampling"

@@ -39,11 +39,11 @@ class Lines:
     left_out: tuple[str, ...]
 
     def only(self, labels: Collection[str]) -> Lines:
-        """The same without other variants, and without those that lie on no line."""
+        """The lines of two and more of these variants, and nothing else."""
         kept = (
             Line(line.name, {x: label for x, label in line.labels.items() if label in labels}) for line in self.lines
         )
-        return Lines(tuple(line for line in kept if line.labels), (), ())
+        return Lines(tuple(line for line in kept if len(line.labels) > 1), (), ())
 
     @property
     def values(self) -> list[Any]:
@@ -51,9 +51,9 @@ class Lines:
         return in_order({value for line in self.lines for value in line.labels})
 
     @property
-    def swept(self) -> bool:
-        """Whether some line has two points."""
-        return any(len(line.labels) > 1 for line in self.lines)
+    def names(self) -> list[str]:
+        """Of what is drawn, lines first."""
+        return [*(line.name for line in self.lines), *self.flat]
 
 
 def in_order(values: set[Any]) -> list[Any]:

@@ -74,7 +74,7 @@ def plot(
         kind: ends its file's name.
         what: it shows, in words.
         caption: sentences.
-        bars: what error bars are.
+        bars: what error bars are; empty if there are none.
     """
     summary = run.summary
     mark = DAGGER if run.stand_in else ""
@@ -83,7 +83,7 @@ def plot(
     figure.suptitle("\n".join(filter(None, (title, stand_in))), fontsize=10)
     prompts = max(figures["prompts"] for figures in summary["decoders"].values())
     mixed = len(summary["code_versions"])
-    footer = [f"run {summary['run_id']}", f"{prompts} prompts", f"bars: {bars}"]
+    footer = [f"run {summary['run_id']}", f"{prompts} prompts", f"bars: {bars}" if bars else "no intervals"]
     footer += [f"MIXED: {mixed} versions of the code"] if mixed > 1 else []
     figure.supxlabel(" · ".join(footer), fontsize=7, color=GREY)
     if legend:

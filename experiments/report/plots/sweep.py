@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -35,9 +35,10 @@ def sweep(run: Run) -> Plot | None:
     if not lines.lines:
         return None
     figure, panels = sheet(len(names))
+    looks = {drawn: look(number) for number, drawn in enumerate(lines.names)}
     without: list[tuple[str, Value]] = []
     for axes, name in zip(panels, names, strict=True):
-        without += draw_lines(axes, run, lines, name)
+        without += draw_lines(axes, run, lines, name, looks)
         axes.set_xlabel(OPTIONS.get(option, option))
     titles = _listed([metric(run, name).title for name in names])
     caption = [f"{titles} along {option}, other options fixed.", LEVEL]
@@ -46,22 +47,22 @@ def sweep(run: Run) -> Plot | None:
     shown = f"{INTERVALS} of the comparison with {baseline_of(run)}, laid at its value"
     bars = shown if any(metric(run, name).compared for name in names) else INTERVALS
     caption += missing(without)
-    return plot(run, f"{option}-sweep", f"{titles} along {option}", figure, legend(lines), caption, bars)
+    return plot(run, f"{option}-sweep", f"{titles} along {option}", figure, _legend(lines, looks), caption, bars)
 
 
-def draw_lines(axes: Axes, run: Run, lines: Lines, name: str) -> list[tuple[str, Value]]:
+def draw_lines(axes: Axes, run: Run, lines: Lines, name: str, looks: Mapping[str, Look]) -> list[tuple[str, Value]]:
     """The lines of one figure, those without the option level across; returns what was found, label by label."""
     places = place_values(axes, lines.values)
     found: list[tuple[str, Value]] = []
     for number, line in enumerate(lines.lines):
         points = [(places[x], measured(run, label, name)) for x, label in line.labels.items()]
         found += zip(line.labels.values(), (value for _, value in points), strict=True)
-        draw_line(axes, points, look(number), number - (len(lines.lines) - 1) / 2)
-    for number, label in enumerate(lines.flat, start=len(lines.lines)):
+        draw_line(axes, points, looks[line.name], number - (len(lines.lines) - 1) / 2)
+    for label in lines.flat:
         value = measured(run, label, name)
         found.append((label, value))
         if value.value is not None:
-            style = look(number)
+            style = looks[label]
             axes.plot(
                 [0, 1],
                 [value.value] * 2,
@@ -107,11 +108,10 @@ def draw_line(
     )
 
 
-def legend(lines: Lines) -> list[Line2D]:
+def _legend(lines: Lines, looks: Mapping[str, Look]) -> list[Line2D]:
     """The lines, then the variants without the option."""
-    drawn = [entry(line.name, look(number)) for number, line in enumerate(lines.lines)]
-    flat = enumerate(lines.flat, start=len(lines.lines))
-    return [*drawn, *(entry(label, Look(look(n).colour, look(n).marker, DOTTED)) for n, label in flat)]
+    drawn = [entry(line.name, looks[line.name]) for line in lines.lines]
+    return [*drawn, *(entry(label, Look(looks[label].colour, looks[label].marker, DOTTED)) for label in lines.flat)]
 
 
 def place_values(axes: Axes, values: Sequence[Any]) -> dict[Any, float]:
