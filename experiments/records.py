@@ -26,6 +26,7 @@ TEXT = ("variant", "prompt_id", "turn", "repeat", "process_id")  # what tells on
 SAMPLE_KEYS = {*TEXT, "code", "reads", "gaps", "isolation"}
 JUDGE_KEYS = {*TEXT, "judge"}
 GRADE_KEYS = {*TEXT, "grader", "grades"}
+APPROXIMATION_KEYS = {*TEXT, "settings", "rounds"}
 ENERGY_KEYS = {"kind", "process_id", "code"}
 
 Cell = tuple[str, int, int]  # (variant, repeat, turn)
@@ -65,6 +66,7 @@ class RunFolder:
         judge: a row for each text that a judge model scored.
         grades: a row for each text that the task has graded.
         teacher: a row for each text of the task whose probability under the target was asked for.
+        approximation: a row for each text whose blocks were set beside the best ones.
         prompts: a row for each prompt.
         exports: files for other tools.
         energy: a row for each block of texts under a meter, and for each idle spell.
@@ -76,6 +78,7 @@ class RunFolder:
         self.judge = Journal(path / "judge.jsonl", JUDGE_KEYS)
         self.grades = Journal(path / "grades.jsonl", GRADE_KEYS)
         self.teacher = Journal(path / "teacher.jsonl", {"id", "process_id"})
+        self.approximation = Journal(path / "approximation.jsonl", APPROXIMATION_KEYS)
         self.prompts = Journal(path / "prompts.jsonl", {"prompt_id"})
         self.energy = Journal(path / "energy.jsonl", ENERGY_KEYS)
         self.exports = path / "exports"
@@ -96,7 +99,8 @@ class RunFolder:
     def clear(self) -> None:
         """Forget the rows and what was made of them."""
         self.samples.rewrite([])
-        journals = [journal.path for journal in (self.judge, self.grades, self.teacher, self.prompts, self.energy)]
+        others = (self.judge, self.grades, self.teacher, self.approximation, self.prompts, self.energy)
+        journals = [journal.path for journal in others]
         with disk("delete", self.exports):
             if self.exports.exists():
                 rmtree(self.exports)

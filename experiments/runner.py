@@ -2,8 +2,8 @@
 
 First every variant writes a text for every prompt and repeat, in random order prompt by prompt, so that drift of the
 machine hits all alike. Passes of their own follow, so that they cannot disturb the clock: the task grades
-the texts, a judge reads them, and blocks of texts are written again under an energy meter. A tuned run is two: one on
-prompts of its own chooses options, and a plain run measures them.
+the texts, a judge reads them, their blocks are set beside the best ones, and blocks of texts are written again under an
+energy meter. A tuned run is two: one on prompts of its own chooses options, and a plain run measures them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from itertools import groupby
 from typing import Any
 
+from experiments.approximation_pass import approximate
 from experiments.code_version import code_hash
 from experiments.energy import EnergyPass, Timed, alike, missing_rounds, source_of, without_joules
 from experiments.identity import published
@@ -61,6 +62,7 @@ def run(settings: Settings) -> None:
         new = score(process)
         judge(process)
         teach(process)
+        approximate(process)
         measure_energy(process)
         if not (process.began or new):
             say(f"complete already, nothing to measure (fresh=true would measure again): {plan.folder.path}")
@@ -259,7 +261,8 @@ def report(process: Process) -> dict[str, Any]:
     rows = compacted(process)
     if process.judge:
         rows = with_verdicts(rows, folder.judge.rows(), stable_hash(asdict(process.judge.origin)))
-    tuning = settings.tuning or folder.read_json("summary.json").get("tuning")  # asked for plainly, but tuned before
+    before = folder.read_json("summary.json")
+    tuning = settings.tuning or before.get("tuning")  # asked for plainly, but tuned before
     facts = Facts(
         run_id=plan.id,
         model=settings.model,
@@ -274,6 +277,7 @@ def report(process: Process) -> dict[str, Any]:
             "parameters": plan.blueprint.parameters,
             "experiment": settings.experiment,
             "figure": settings.figure,
+            "approximation": asdict(settings.approximation) if settings.approximation else before.get("approximation"),
             "left_out": settings.left_out,
             "tuning": tuning,
             "chat": plan.prompting.chat,

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import groups
+from experiments.approximation import ApproximationSettings
 from experiments.build import build, check_type, construct, missing
 from experiments.energy import MeterSettings
 from experiments.frontier import FrontierSettings
@@ -41,6 +42,7 @@ class Settings:
         tune: what to try on prompts apart before the run; None: nothing.
         tuning: how the options of the variants were chosen, as JSON data; None: they are as asked for.
         experiment: the option of the group `experiment`, if one was chosen.
+        approximation: how the pass that searches for the best blocks is done; None: not at all.
         figure: what reports draw of the run; None: nothing beyond what they draw of every run.
         tracker: who gets a copy of the finished run; None: nobody.
         config: the whole configuration, resolved, as the user gave it.
@@ -76,6 +78,7 @@ class Settings:
     tune: TuneSettings | None
     tuning: dict[str, Any] | None
     experiment: str | None
+    approximation: ApproximationSettings | None
     figure: dict[str, Any] | None
     tracker: Tracker | None
     config: dict[str, Any]
@@ -86,6 +89,7 @@ KEYS = (
     *("model", "decoder", "task", "sampling", "reference", "limit", "repeats", "seed", "max_new_tokens", "ignore_eos"),
     *("chat", "skip_long", "publish", "device", "dtype", "results_dir", "name", "fresh", "resume"),
     *("energy", "meter", "judge", "noninferiority_margin", "strict", "frontier", "tune", "tasks", "figure"),
+    "approximation",
 )
 
 
@@ -165,6 +169,7 @@ def read_settings(composed: DictConfig, task_name: str | None = None, task_optio
         tune=None if config["tune"] is None else construct("tune", TuneSettings, config["tune"]),
         tuning=None,
         experiment=groups.choice("experiment", "") or None,
+        approximation=_approximation(config["approximation"]),
         figure=_figure(config["figure"]),
         tracker=make_tracker(config.get("tracker")),
         config=config,
@@ -221,6 +226,10 @@ def _seed(config: Mapping[str, Any]) -> int:
     if not 0 <= seed < 2**63:
         raise UserError(f"seed must be >= 0 and < 2^63, not {seed}")
     return seed
+
+
+def _approximation(config: Any) -> ApproximationSettings | None:
+    return None if config is None else construct("approximation", ApproximationSettings, config)
 
 
 def _figure(figure: object) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from hashlib import sha256
 from typing import Any
 
+from experiments.approximation_figures import approximation
 from experiments.energy import alike
 from experiments.energy_report import Energy
 from experiments.figure import figure
@@ -29,6 +30,7 @@ OTHERS = (
     "parameters",
     "experiment",
     "figure",
+    "approximation",
     "left_out",
     "tuning",
     "chat",
@@ -101,6 +103,7 @@ def write_summary(
             name: {**found, "stderr_reason": NO_STDERR if found.get("stderr") is None else None}
             for name, found in task.figures(written).items()
         }
+        figures |= approximation(folder.approximation.rows(), written, facts.others["approximation"])
         for name, lines in task.files(label, written).items():
             file = folder.exports / name
             file.parent.mkdir(parents=True, exist_ok=True)
