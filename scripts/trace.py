@@ -27,7 +27,7 @@ STYLES = {  # Okabe and Ito's colours; underlines tell them apart in grey
 }
 MARKS = {"draft": ("", ""), "target": ("[", "]"), "corrected": ("{", "}"), "unrecorded": ("", "")}
 BORDER = "|"  # between two rounds
-NOTHING = "▯"  # a token that spells nothing by itself
+NOTHING = "∅"  # a token that spells nothing by itself
 LEGEND = f"{BORDER} between rounds   {NOTHING} a token that spells nothing by itself"
 
 

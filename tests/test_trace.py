@@ -37,9 +37,9 @@ def traced(variant: str, prompt: str = "p-1", **changes: Any) -> dict[str, Any]:
     }
 
 
-def written(folder: Path, *changes: dict[str, Any], hidden: bool = False) -> Path:
-    """The folder of a run with two variants; each change makes one more row of the first variant."""
-    rows = [traced(name, prompt) for prompt in ("p-1", "p-2") for name in ("mtad", "autoregressive")]
+def written(folder: Path, *changes: dict[str, Any], hidden: bool = False, **others: Any) -> Path:
+    """The folder of a run with two variants; each change makes one more row of the first variant, others all rows."""
+    rows = [traced(name, prompt, **others) for prompt in ("p-1", "p-2") for name in ("mtad", "autoregressive")]
     plain = [{**made, "rounds": row(made["variant"], "p")["rounds"], "text": "x"} for made in rows]
     summary = {**summary_of(plain, "mtad", "autoregressive"), "parameters": {"target": 11_000_000, "draft": 1}}
     rows += [traced("mtad", **change) for change in changes]

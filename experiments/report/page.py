@@ -8,8 +8,9 @@ Knows how results are shown; refuses to know how any figure is made.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,14 +19,16 @@ from markupsafe import Markup
 
 from experiments.frontier import GROUP as FRONTIER
 from experiments.report.background import about, caveats, machines, nulls, stand_ins
-from experiments.report.claims import judge_claims
+from experiments.report.claims import RULES, UNMEASURED, Verdict, judge_claims
 from experiments.report.plots import Plot, picture, plots
+from experiments.report.published import Published
 from experiments.report.results import Results, Run
 from experiments.report.tables import tables, to_html
 from experiments.report.tables.table import DAGGER, DASH, MINUS
 from experiments.report.trace import (
     KINDS,
     Question,
+    Segment,
     VariantTrace,
     prompt_ids,
     question,
@@ -62,6 +65,25 @@ class Traced:
     absent: str | None = None
 
 
+@dataclass(frozen=True)
+class Claims:
+    """Verdicts by claim, how many claims have which, and those that no run says anything of."""
+
+    measured: tuple[tuple[Published, tuple[Verdict, ...]], ...]
+    unmeasured: tuple[Verdict, ...]
+    rules: tuple[str, ...] = RULES
+
+    @property
+    def all(self) -> int:
+        """How many claims there are."""
+        return len(self.measured) + len(self.unmeasured)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many claims have each verdict; one may have several, from several runs."""
+        return dict(Counter(name for _, found in self.measured for name in dict.fromkeys(one.verdict for one in found)))
+
+
 def page(results: Results, prompts: Sequence[str] = (), first: int = FIRST) -> str:
     """The page; its traces are of `prompts` or, if none are named, of the first of each run. Raises UserError."""
     environment = Environment(
@@ -71,7 +93,7 @@ def page(results: Results, prompts: Sequence[str] = (), first: int = FIRST) -> s
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "figure": _figure}
+    environment.filters |= {"visible": visible, "figure": _figure, "shortened": shortened}
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     html = environment.get_template("page.html").render(
         title=f"Results: {results.place.resolve().name}",
@@ -83,7 +105,8 @@ def page(results: Results, prompts: Sequence[str] = (), first: int = FIRST) -> s
         all_stand_ins=all(run.stand_in for run in results.runs),
         dagger=DAGGER,
         caveats=caveats(results),
-        verdicts=judge_claims(results),
+        stand_in_runs={run.name for run in results.runs if run.stand_in},
+        claims=claims(judge_claims(results)),
         tables=[Markup(to_html(table)) for table in tables(results)],
         plots=[(plot, image(plot)) for plot in plots(results)],
         kinds=KINDS,
@@ -93,6 +116,16 @@ def page(results: Results, prompts: Sequence[str] = (), first: int = FIRST) -> s
         nulls=nulls(results),
     )
     return html.encode("utf-8", "backslashreplace").decode("utf-8")  # half a character that a tokenizer has left
+
+
+def claims(verdicts: Sequence[Verdict]) -> Claims:
+    """The verdicts on each claim together."""
+    measured: dict[str, list[Verdict]] = {}
+    for one in verdicts:
+        if one.scope != UNMEASURED:
+            measured.setdefault(one.published.id, []).append(one)
+    by_claim = tuple((found[0].published, tuple(found)) for found in measured.values())
+    return Claims(by_claim, tuple(one for one in verdicts if one.scope == UNMEASURED))
 
 
 def image(plot: Plot) -> str:
@@ -124,6 +157,16 @@ def traced(results: Results, prompts: Sequence[str], first: int) -> list[Traced]
         if one not in known:
             raise UserError(unknown(one, list(known)))
     return found
+
+
+def shortened(segments: Sequence[Segment]) -> Iterator[Segment]:
+    """The segments of the first MOST_LETTERS characters."""
+    room = MOST_LETTERS
+    for part in segments:
+        if room <= 0:
+            return
+        yield replace(part, text=part.text[:room])
+        room -= len(part.text)
 
 
 def _shown(run: Run, prompt: str, traces: Sequence[VariantTrace]) -> Shown:
