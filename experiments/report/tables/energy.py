@@ -12,7 +12,16 @@ from typing import Any
 
 from experiments.journal import disk
 from experiments.report.results import Run
-from experiments.report.tables.figures import ENERGY_RATIO, HEADING, VARIANT, Figures, dagger, name_of, notes_of
+from experiments.report.tables.figures import (
+    ENERGY_RATIO,
+    HEADING,
+    VARIANT,
+    Figures,
+    against,
+    dagger,
+    name_of,
+    notes_of,
+)
 from experiments.report.tables.table import Cell, Column, Row, Table, finished
 
 EXPERIMENT = "table2"
@@ -46,7 +55,7 @@ def energy_table(figures: Figures, runs: Sequence[Run]) -> Iterator[Table]:
     shown = [run for run in runs if run.summary.get("experiment") == EXPERIMENT or studies[run.name]]
     rows = [row for run in shown for row in _rows(figures, run, studies[run.name])]
     if rows:
-        notes = [*notes_of(shown), *_sources(studies[run.name] for run in shown)]
+        notes = [*against(shown), *notes_of(shown), *_sources(studies[run.name] for run in shown)]
         yield finished(EXPERIMENT, f"Energy by batch{dagger(*shown)}", COLUMNS, rows, notes)
 
 

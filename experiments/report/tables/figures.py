@@ -17,7 +17,8 @@ BASELINE = "autoregressive"
 FRONTIER = "frontier"  # the group of the variants that only the frontier needs
 SOURCES = {  # key of a column -> key of the frame, where they differ
     "score": "score.value",
-    "acceptance_rate": "acceptance.draft_acceptance_rate",
+    "draft_acceptance_rate": "acceptance.draft_acceptance_rate",
+    "mean_acceptance_length": "acceptance.mean_acceptance_length",
     "joules_per_token": "energy.joules_per_token",
     "joules_per_token_net": "energy.joules_per_token_net",
 }
@@ -27,7 +28,22 @@ Record = dict[str, Any]
 Place = tuple[str, str]  # a run's name, a variant's label
 
 HEADING = tuple(
-    map(Column, ("run", "run_id", "experiment", "model", "task", "stand_in", "group", "decoder", "options", "sampling"))
+    map(
+        Column,
+        (
+            "run",
+            "run_id",
+            "experiment",
+            "model",
+            "task",
+            "stand_in",
+            "label",
+            "group",
+            "decoder",
+            "options",
+            "sampling",
+        ),
+    )
 )
 VARIANT = Column("variant", "variant")
 KIND = Column("kind", "kind")
@@ -39,7 +55,7 @@ SPEEDUP = Column("speedup", "speed-up", ".2f", "higher")
 ENERGY_RATIO = Column("energy_ratio", "J/token\nratio", ".3f", "lower")
 TOKENS_PER_ROUND = Column("tokens_per_round", "tokens/\nround", ".2f")
 TOKENS_PER_FORWARD = Column("tokens_per_target_forward", "tokens/\nforward", ".2f")
-ACCEPTANCE = Column("acceptance_rate", "accep-\ntance", ".3f")
+ACCEPTANCE = Column("draft_acceptance_rate", "accep-\ntance", ".3f")
 DISTINCT = Column("distinct_2", "dist-\ninct-2", ".3f")
 
 
@@ -60,7 +76,8 @@ class Figures:
         """One variant in a table of these columns; `own` cells are not looked up."""
         words = {**self._words(run, label), **own}
         cells = (words[c.key] if c.key in words else self.cell(run, label, c) for c in columns)
-        return Row(tuple(cells), section, label == reference_of(run))
+        rivals = "" if self.variants[run.name, label]["group"] == FRONTIER else run.name
+        return Row(tuple(cells), section, rivals)
 
     def cell(self, run: Run, label: str, column: Column) -> Cell:
         """A comparison with the run's reference, or a figure of the variant alone beside the paper's."""
@@ -108,6 +125,7 @@ class Figures:
             "model": Cell(summary["model"]),
             "task": Cell(summary["task"]),
             "stand_in": Cell(run.stand_in),
+            "label": Cell(label),
             "group": Cell(record["group"]),
             "decoder": Cell(figures.get("decoder")),
             "options": Cell(_listed(figures.get("options"))),
@@ -163,8 +181,6 @@ def notes_of(runs: Iterable[Run]) -> list[str]:
     told: list[str] = []
     for why in dict.fromkeys(run.stand_in for run in runs if run.stand_in):
         told.append(f"{DAGGER} {why}: a stand-in, whose figures say nothing about the paper's models")
-    for reference in dict.fromkeys(map(reference_of, runs)):
-        told.append(f"ratios, differences and speed-up: against {reference} of the same run; speed without prefill")
     told.append("perplexity: of the output, under the target's untruncated law at temperature 1")
     names = (next(iter(run.summary["decoders"].values()))["score"]["name"] for run in runs)
     told += [f"score: {' or '.join(named)}"] if (named := [*dict.fromkeys(name for name in names if name)]) else []
@@ -172,6 +188,15 @@ def notes_of(runs: Iterable[Run]) -> list[str]:
         before = f"{name_of(run)}: " if len(runs) > 1 else ""
         told += [f"{before}{said}" for said in _open(run)]
     return told
+
+
+def against(runs: Iterable[Run]) -> list[str]:
+    """What the variants of these runs are compared with."""
+    references = dict.fromkeys(map(reference_of, runs))
+    return [
+        f"ratios, differences and speed-up: against {name} of the same run; speed without prefill"
+        for name in references
+    ]
 
 
 def _open(run: Run) -> list[str]:
@@ -182,10 +207,27 @@ def _open(run: Run) -> list[str]:
         said.append(f"MIXED: rows of {summary['machines']} machines; ratios hold within each")
     if len(summary["code_versions"]) > 1:
         said.append(f"MIXED: rows of {len(summary['code_versions'])} versions of the code")
+    said += _of_energy([figures["energy"] for figures in summary["decoders"].values()])
     if summary.get("noninferiority_margin") is not None:
         before = "" if summary.get("margin_stated_before") else ", NOT stated before measuring"
         said.append(f'margin of "no loss": {summary["noninferiority_margin"]:g}{before}')
     return said
+
+
+def _of_energy(energy: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How joules were measured, and what speaks against them."""
+    measured = [found for found in energy if found["joules_per_token"] is not None]
+    if not measured:
+        return []
+    first = measured[0]
+    methods = ", ".join(sorted({method for found in measured for method in found["methods"]}))
+    told = [f"J/token: gross, of the {first['source']}, prefill included; {first['blocks']} blocks ({methods})"]
+    told += sorted({f"J/token: {note}" for found in energy for key in ("notes", "failures") for note in found[key]})
+    if disagreeing := sum(found["blocks_disagreeing"] for found in measured):
+        told.append(f"J/token: in {disagreeing} blocks counter and power trace lie more than 5 % apart")
+    if throttled := sum(found["blocks_throttled"] for found in measured):
+        told.append(f"J/token: in {throttled} blocks the GPU's clocks were held back")
+    return told
 
 
 def _asked(run: Run, label: str, key: str) -> tuple[str, str, Mapping[str, Any], Mapping[str, Any]]:

@@ -22,6 +22,7 @@ LATEX = {
     "[": "{[}",  # after a line break it would be an optional argument
     "]": "{]}",
     "*": "{*}",
+    "`": r"\textasciigrave{}",
     "\N{EN DASH}": "--",
     "\N{EM DASH}": "---",
     "\N{MINUS SIGN}": "$-$",
@@ -35,15 +36,16 @@ LATEX = {
     "↓": r"$\downarrow$",
     "\N{RIGHT SINGLE QUOTATION MARK}": "'",
 }
+FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # narrow tables keep their size
 MARKDOWN = re.compile(r"([\\`*_<>|~])")
 
 
 def to_latex(table: Table) -> str:
-    """A whole `table` environment; needs the package booktabs and nothing else."""
+    """A whole `table` environment, no wider than the text; needs the packages booktabs and graphicx."""
     heads = _heads(table)
     lines = [rf"\caption{{{latex(table.title)}}}", rf"\label{{tab:{re.sub(r'[^A-Za-z0-9.-]+', '-', table.name)}}}"]
     sides = "".join("r" if right else "l" for _, right in heads)
-    lines += [rf"\begin{{tabular}}{{@{{}}{sides}@{{}}}}", r"\toprule"]
+    lines += [FITTED, rf"\begin{{tabular}}{{@{{}}{sides}@{{}}}}", r"\toprule"]
     split = [head.split("\n") for head, _ in heads]
     for line in range(max(map(len, split))):
         lines.append(_latex_line([latex(head[line]) if line < len(head) else "" for head in split]))
@@ -56,12 +58,12 @@ def to_latex(table: Table) -> str:
     notes = [rf"\par {latex(note)}" for note in table.notes]
     return "\n".join(
         [
-            r"% \usepackage{booktabs}",
+            r"% \usepackage{booktabs,graphicx}",
             r"\begin{table}",
             r"\centering\small\setlength{\tabcolsep}{3pt}",
             *lines,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\par\medskip",
             *([r"\begin{minipage}{\linewidth}\footnotesize", *notes, r"\end{minipage}"] if notes else []),
             r"\end{table}",
@@ -178,6 +180,10 @@ def _printed(table: Table, cells: Sequence[Cell], escaped: Callable[[str], str])
         if table.has_paper(place):
             printed.append((escaped(shown_paper(cells[place], table.columns[place])), "", False))
     return printed
+
+
+def _one_line(head: str) -> str:
+    return Column("", head).title
 
 
 def _bold(value: str, interval: str, best: bool, before: str, after: str) -> str:

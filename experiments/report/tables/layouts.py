@@ -26,10 +26,12 @@ from experiments.report.tables.figures import (
     TOKENS_PER_ROUND,
     VARIANT,
     Figures,
+    against,
     compared_cell,
     dagger,
     name_of,
     notes_of,
+    reference_of,
 )
 from experiments.report.tables.table import Cell, Column, Row, Table, finished, with_best
 
@@ -86,7 +88,17 @@ def _main(figures: Figures, run: Run) -> Table:
         for label, of_label in run.summary["decoders"].items()
     ]
     name, rows = _file_name("main", run.name), with_best(columns, _in_sections(rows))
-    return finished(name, f"{_title(run)}: all decoders", columns, rows, notes_of([run]))
+    return finished(
+        name, f"{_title(run)}: all decoders", columns, rows, [*against([run]), *notes_of([run]), *_tuning(run)]
+    )
+
+
+def _tuning(run: Run) -> Iterator[str]:
+    """Which options were chosen for the run's tuned variants."""
+    for found in ((run.summary.get("tuning") or {}).get("decoders") or {}).values():
+        chosen = " ".join(f"{name}={value}" for name, value in found["options"].items())
+        mark = "" if found["admissible"] else "; it loses more than was allowed, as all of its trials do"
+        yield f"{found['best_each']}: {chosen}, chosen on other prompts{mark}"
 
 
 def _table1(figures: Figures, runs: Sequence[Run]) -> Table:
@@ -94,7 +106,7 @@ def _table1(figures: Figures, runs: Sequence[Run]) -> Table:
     columns = (*HEADING, VARIANT, KIND, *QUALITY, DISTINCT, Column("mean_tokens", "mean\ntokens", ".1f"))
     rows = [figures.row(run, label, columns, name_of(run)) for run in runs for label in run.summary["decoders"]]
     title = f"Perplexity against score{dagger(*runs)}"
-    return finished("table1", title, columns, with_best(columns, rows), notes_of(runs))
+    return finished("table1", title, columns, with_best(columns, rows), [*against(runs), *notes_of(runs)])
 
 
 def _by_option(figures: Figures, runs: Sequence[Run], experiment: str | None) -> Iterator[Table]:
@@ -102,18 +114,17 @@ def _by_option(figures: Figures, runs: Sequence[Run], experiment: str | None) ->
     along = {run.name: (run.summary.get("figure") or {}).get("x") for run in runs}
     for x in dict.fromkeys(name for name in along.values() if name):
         drawn = [run for run in runs if along[run.name] == x]
-        columns = (*HEADING, VARIANT, Column("x", x), *QUALITY, SPEEDUP, *PACE, *_panels(drawn))
+        columns = (*HEADING, VARIANT, Column(x, x), *QUALITY, SPEEDUP, *PACE, *_panels(drawn))
         rows = [
-            figures.row(
-                run, label, columns, name_of(run), x=Cell(_plain(value), None if value is not None else "fixed")
-            )
+            figures.row(run, label, columns, name_of(run), **{x: Cell(_plain(value), "it has no such option")})
             for run in drawn
             for label, value in _values(figures, run, x)
         ]
         if rows:
             name = _file_name(experiment or "runs", "by", x)
             title = f"{experiment or 'Runs'}{dagger(*drawn)}: by {x}"
-            yield finished(name, title, columns, with_best(columns, rows), notes_of(drawn))
+            notes = [*against(drawn), *notes_of(drawn)]
+            yield finished(name, title, columns, with_best(columns, rows), notes)
 
 
 def _values(figures: Figures, run: Run, x: str) -> list[tuple[str, Any]]:
@@ -125,7 +136,7 @@ def _values(figures: Figures, run: Run, x: str) -> list[tuple[str, Any]]:
         value = next((v for key in (f"option.{x}", f"sampling.{x}") if (v := record.get(key)) is not None), None)
         if value is not None:
             found.append((label, value))
-        elif figures.row(run, label, (), "").reference:
+        elif label == reference_of(run):
             reference.append((label, None))
 
     def place(one: tuple[str, Any]) -> tuple[str, bool, float, str]:
@@ -167,8 +178,8 @@ def _frontier(run: Run) -> Iterator[Table]:
             for (measure, label), cells in rows.items()
         ]
         notes = [
+            "ratios and differences: against the best mixture of neighbouring settings of plain sampling",
             *notes_of([run]),
-            "here, ratios and differences: against the best mixture of neighbouring settings of plain sampling",
         ]
         name = _file_name(FRONTIER, run.name)
         yield finished(name, f"{_title(run)}: distance from the frontier", columns, _in_sections(lines), notes)
@@ -198,6 +209,7 @@ def _all_runs(figures: Figures, results: Results) -> Table:
             own[key], own[f"{key}_speedup"] = _fastest(figures, run, lossless)
         rows.append(figures.row(run, next(iter(run.summary["decoders"])), columns, "", **own))
     notes = [
+        *against(results.runs),
         *notes_of(results.runs),
         *results.notes,
         "the fastest of many is partly luck, which its interval does not know",
@@ -221,9 +233,9 @@ def _fastest(figures: Figures, run: Run, lossless: bool) -> tuple[Cell, Cell]:
 
 
 def _in_sections(rows: Iterable[Row]) -> list[Row]:
-    """Rows of one section side by side, in the order of their first ones."""
+    """Rows of one section side by side, those without a heading first."""
     rows = list(rows)
-    order = list(dict.fromkeys(row.section for row in rows))
+    order = ["", *dict.fromkeys(row.section for row in rows)]
     return sorted(rows, key=lambda row: order.index(row.section))
 
 

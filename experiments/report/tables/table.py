@@ -84,11 +84,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One line: a cell for each column, and the section that it belongs to; the reference competes in all sections."""
+    """One line.
+
+    Attributes:
+        cells: one for each column.
+        section: the heading that it stands under.
+        rivals: it competes with the rows that have the same; empty if with none.
+    """
 
     cells: tuple[Cell, ...]
     section: str = ""
-    reference: bool = False
+    rivals: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ def finished(name: str, title: str, columns: Sequence[Column], rows: Sequence[Ro
 
 
 def with_best(columns: Sequence[Column], rows: Sequence[Row]) -> list[Row]:
-    """The rows, in every printed comparison the best one of each section marked, if its interval tells it apart."""
+    """The rows, in every printed comparison the best of its rivals marked, if its interval tells it apart from all."""
     marked = list(rows)
     for place, column in enumerate(columns):
         if column.better and column.head:
@@ -157,13 +163,13 @@ def _signed(value: float, digits: str) -> str:
 
 
 def _with_best(rows: Sequence[Row], place: int, better: str) -> list[Row]:
-    """The rows, the best value of each section marked if its interval lies beyond that of every other."""
+    """The rows, the best values of one column marked."""
     marked = list(rows)
-    for section in dict.fromkeys(row.section for row in rows):
-        competing = [n for n, row in enumerate(rows) if row.section == section or row.reference]
+    for rivals in dict.fromkeys(row.rivals for row in rows if row.rivals):
+        competing = [n for n, row in enumerate(rows) if row.rivals == rivals]
         known = [n for n in competing if isinstance(rows[n].cells[place].value, int | float)]
         best = _best([rows[n].cells[place] for n in known], 1 if better == "higher" else -1)
-        if best is not None and rows[known[best]].section == section:
+        if best is not None:
             row = rows[known[best]]
             cells = [replace(cell, best=True) if n == place else cell for n, cell in enumerate(row.cells)]
             marked[known[best]] = replace(row, cells=tuple(cells))
@@ -184,7 +190,7 @@ def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
     printed = [(column, [row.cells[place] for row in rows]) for place, column in enumerate(columns) if column.head]
     compared = [cell for column, cells in printed if column.better for cell in cells]
     if any(cell.best for cell in compared):
-        yield "bold: best of its section, its 95 % interval apart from those of all others there and of the reference"
+        yield "bold: best of its run, its 95 % interval apart from all others' (those of the frontier do not compete)"
     if any(cell.low is not None and not cell.exact for cell in compared):
         yield "[ ]: 95 % interval, not corrected for the number of comparisons"
     if any(cell.undecided for cell in compared):
@@ -199,11 +205,16 @@ def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
             near, far = (f"{end:{column.digits}}" for end in (min(least), max(least)))
             span = near if near == far else f"{near} to {far}, depending on the row"
             yield f"{column.title}: smallest detectable effect {span} (80 % power, before any correction)"
-    for column, cells in printed:
-        for reason in dict.fromkeys(cell.reason for cell in cells if cell.value is None):
-            yield f"{DASH} in {column.title}: {reason or UNKNOWN}"
-        for reason in dict.fromkeys(cell.reason for cell in cells if _lacks_interval(cell, column)):
-            yield f"[{DASH}] in {column.title}: {reason or UNKNOWN}"
+    yield from _reasons(DASH, [(c, cell) for c, cells in printed for cell in cells if cell.value is None])
+    yield from _reasons(f"[{DASH}]", [(c, cell) for c, cells in printed for cell in cells if _lacks_interval(cell, c)])
+
+
+def _reasons(mark: str, absent: Sequence[tuple[Column, Cell]]) -> Iterator[str]:
+    """Why there is no figure: each reason once, with the columns that it is told of."""
+    columns: dict[str, dict[str, None]] = {}
+    for column, cell in absent:
+        columns.setdefault(cell.reason or UNKNOWN, {})[column.title] = None
+    yield from (f"{mark} in {', '.join(titles)}: {reason}" for reason, titles in columns.items())
 
 
 def _lacks_interval(cell: Cell, column: Column) -> bool:

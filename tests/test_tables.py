@@ -1,0 +1,368 @@
+"""Tables say what the frames say, mark what is open, and change nothing that they read."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from experiments.journal import Row as Journal
+from experiments.report.published import published
+from experiments.report.results import read_results
+from experiments.report.tables import Cell, Column, Row, Table, tables, to_csv, to_html, to_latex, to_markdown
+from experiments.report.tables.table import finished, shown, with_best
+from experiments.summarise import summarise
+from scripts.tables import main
+from tests.made_rows import random_rows, row, sampling, with_frontier
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "results" / "reference"
+REAL = {"parameters": {"target": 8_000_000_000, "draft": 1_000_000_000}}
+TINY = {"parameters": {"target": 7_900_000, "draft": 1_000_000}}
+RATIO = Column("speedup", "speed-up", ".2f", "higher")
+NAME = Column("variant", "variant")
+
+
+def made(labels: Mapping[str, str] | None = None, **changes: Any) -> tuple[dict[str, Any], list[Journal]]:
+    """Summary and rows of a run, its variants under these labels instead of fast and slow."""
+    names = labels or {"fast": "mtad", "slow": "autoregressive"}
+    rows = [
+        {
+            **one,
+            "variant": names[one["variant"]],
+            "decoder": names[one["variant"]],
+            "lossless": one["variant"] == "slow",
+        }
+        for one in random_rows(12, 1)
+    ]
+    return {**summarise(rows, "id", "tiny", "toy", list(names.values())), **TINY, **changes}, rows
+
+
+def save(folder: Path, summary: Mapping[str, Any] | None = None, rows: Sequence[Journal] = ()) -> Path:
+    """A run's folder as a run leaves it."""
+    folder.mkdir(parents=True)
+    if summary is not None:
+        (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    (folder / "samples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    return folder
+
+
+def of(place: Path, name: str) -> Table:
+    """One table of the results there."""
+    return {table.name: table for table in tables(read_results(place))}[name]
+
+
+def cell(table: Table, label: str, key: str) -> Cell:
+    keys = [column.key for column in table.columns]
+    rows = [one for one in table.rows if one.cells[keys.index("variant")].value == label]
+    return rows[0].cells[keys.index(key)]
+
+
+def plain(*values: tuple[float | None, float | None, float | None]) -> list[Row]:
+    """Rivals of these values and intervals."""
+    return [
+        Row((Cell(f"v{n}"), Cell(v, low=low, high=high, null=1)), "", "run") for n, (v, low, high) in enumerate(values)
+    ]
+
+
+def bold(*values: tuple[float | None, float | None, float | None], better: str = "higher") -> list[int]:
+    columns = (NAME, Column("x", "x", ".2f", better))
+    return [n for n, one in enumerate(with_best(columns, plain(*values))) if one.cells[1].best]
+
+
+def test_a_table_has_the_values_and_intervals_of_the_summary(tmp_path: Path) -> None:
+    summary, rows = made()
+    table = of(save(tmp_path / "run", summary, rows), "main-" + tmp_path.name + "-run")
+    found = {one["metric"]: one for one in summary["comparisons"] if one["decoder"] == "mtad"}
+    for metric in ("speedup", "perplexity_ratio", "score_difference", "speedup_end_to_end"):
+        ours = cell(table, "mtad†", metric)
+        assert [ours.value, ours.low, ours.high] == [found[metric][key] for key in ("value", "low", "high")]
+    assert cell(table, "mtad†", "perplexity").value == summary["decoders"]["mtad"]["perplexity"]
+    one = found["speedup"]
+    line = next(line for line in to_markdown(table).splitlines() if line.startswith("| mtad†"))
+    assert re.search(rf"{one['value']:.2f}\W* \[{one['low']:.2f}, {one['high']:.2f}\]", line)
+
+
+def test_csv_gives_back_every_number_and_one_line_of_heads(tmp_path: Path) -> None:
+    summary, rows = made()
+    (tmp_path / "t.csv").write_text(to_csv(of(save(tmp_path / "run", summary, rows), "runs")), encoding="utf-8")
+    frame = pd.read_csv(tmp_path / "t.csv")
+    found = next(one for one in summary["comparisons"] if (one["decoder"], one["metric"]) == ("mtad", "speedup"))
+    line = frame[frame.label == "mtad"].iloc[0]
+    assert [line.speedup, line.speedup_low, line.speedup_high] == [found[key] for key in ("value", "low", "high")]
+    assert pd.isna(line.energy_ratio) and line.energy_ratio_reason == "not measured"
+    assert not any(column.startswith("Unnamed") or "." in column for column in frame.columns)
+
+
+def test_only_a_value_whose_interval_lies_beyond_all_others_is_bold() -> None:
+    assert bold((2.0, 1.8, 2.2), (1.5, 1.4, 1.7), (1.0, 1.0, 1.0)) == [0]
+    assert bold((2.0, 1.8, 2.2), (1.5, 1.4, 1.8)) == []
+    assert bold((2.0, 1.8, 2.2), (1.6, 1.5, 1.7), (1.4, 0.9, 1.9)) == []
+    assert bold((0.8, 0.7, 0.9), (1.0, 1.0, 1.0), better="lower") == [0]
+    assert bold((0.8, 0.7, 0.9), (0.9, 0.85, 0.95), better="lower") == []
+
+
+def test_nothing_is_bold_without_intervals_or_rivals() -> None:
+    assert bold((2.0, None, None), (1.0, None, None)) == []
+    assert bold((2.0, 1.9, 2.1), (1.0, None, None)) == []
+    assert bold((2.0, 1.9, 2.1)) == []
+    assert bold((2.0, 1.9, 2.1), (None, None, None)) == []
+
+
+def test_what_is_slower_than_the_reference_is_not_bold() -> None:
+    assert bold((0.9, 0.85, 0.95), (0.5, 0.4, 0.6), (1.0, 1.0, 1.0)) == [2]
+
+
+def test_bold_is_written_in_every_format() -> None:
+    columns = (NAME, RATIO)
+    table = finished("t", "t", columns, with_best(columns, plain((2.0, 1.8, 2.2), (1.0, 1.0, 1.0))))
+    assert r"\textbf{2.00}" in to_latex(table) and r"\textbf{1.00}" not in to_latex(table)
+    assert "**2.00** [1.80, 2.20]" in to_markdown(table)
+    assert '<b class="best">2.00</b> [1.80, 2.20]' in to_html(table)
+    assert any(note.startswith("bold:") for note in table.notes)
+    without = finished("t", "t", columns, with_best(columns, plain((2.0, 0.8, 2.2), (1.0, 1.0, 1.0))))
+    assert not any(note.startswith("bold:") for note in without.notes) and "textbf" not in to_latex(without)
+
+
+def test_points_of_the_frontier_do_not_compete(tmp_path: Path) -> None:
+    run = save(tmp_path / "run", {**with_frontier(), **TINY})
+    table = of(run, f"main-{tmp_path.name}-run")
+    colder = [one for one in table.rows if one.section.startswith("frontier")]
+    assert len(colder) == 3 and not any(found.best for one in colder for found in one.cells)
+    assert {one.rivals for one in colder} == {""}
+    assert of(run, f"frontier-{tmp_path.name}-run").rows
+
+
+def test_marks_tell_an_interval_that_contains_the_null() -> None:
+    assert shown(Cell(1.1, low=0.9, high=1.3, null=1), RATIO) == ("1.10", "[0.90, 1.30]*")
+    assert shown(Cell(1.2, low=1.1, high=1.3, null=1), RATIO) == ("1.20", "[1.10, 1.30]")
+    assert shown(Cell(1.2, low=1.1, high=1.3, null=1, lost=True), RATIO) == ("1.20", "[1.10, 1.30]°")
+    assert shown(Cell(-0.2, low=-0.3, high=-0.1, null=0), RATIO)[0] == "\N{MINUS SIGN}0.20"
+    assert shown(Cell(1.0, low=1.0, high=1.0, null=1), RATIO) == ("1.00", "")
+
+
+def test_a_null_is_a_dash_and_its_reason_stands_below_once() -> None:
+    columns = (NAME, RATIO, Column("y", "other", ".2f"))
+    absent = [Row((Cell(f"v{n}"), Cell(None, "no meter"), Cell(None, "no meter"))) for n in range(3)]
+    unbounded = Row((Cell("v3"), Cell(1.0, "one prompt", null=1), Cell(2.0)))
+    table = finished("t", "t", columns, [*absent, unbounded])
+    assert [note for note in table.notes if "meter" in note] == ["\N{EN DASH} in speed-up, other: no meter"]
+    assert "[\N{EN DASH}] in speed-up: one prompt" in table.notes
+    assert "| v0 | \N{EN DASH} | \N{EN DASH} |" in to_markdown(table)
+    assert "v0 & -- & --" in to_latex(table)
+
+
+def test_a_stand_in_has_its_dagger_in_title_and_every_label(tmp_path: Path) -> None:
+    summary, _ = made(experiment="table1", figure={"x": "temperature"})
+    save(tmp_path / "tiny", summary)
+    for table in tables(read_results(tmp_path)):
+        assert "†" in table.title and any("7.9 M parameters: a stand-in" in note for note in table.notes)
+        place = [column.key for column in table.columns].index("variant")
+        assert all(str(one.cells[place].value).endswith("†") for one in table.rows)
+        for written in (to_markdown(table), to_html(table), to_latex(table).replace(r"\textsuperscript{\dag}", "†")):
+            assert "mtad†" in written and not re.search(r"\bmtad\b(?!†)", written)
+
+
+def test_a_model_of_the_papers_kind_has_none_and_is_told_from_a_stand_in_beside_it(tmp_path: Path) -> None:
+    save(tmp_path / "large", made(**REAL, model="opt-13b")[0])
+    assert all("†" not in to_markdown(table) for table in tables(read_results(tmp_path)))
+    save(tmp_path / "small", made()[0])
+    lines = [line for line in to_markdown(of(tmp_path, "runs")).splitlines() if line.startswith("| ")]
+    assert [("†" in line) for line in lines if "toy" in line] == [False, True]
+
+
+def test_the_papers_figure_stands_beside_ours_for_its_own_settings_only(tmp_path: Path) -> None:
+    one = next(one for one in published() if one.reference is None and one.metric == "score")
+    options = {name: values[0] for name, values in one.options.items()}
+    law = {**sampling(), **{name: values[0] for name, values in one.sampling.items()}}
+
+    def run(name: str, taken: dict[str, Any], size: Mapping[str, Any]) -> Table:
+        rows = [
+            row(label, f"p{n}", decoder=decoder, options=given, sampling=law, score=float(n % 2))
+            for n in range(6)
+            for label, decoder, given in (("ours", one.decoder, taken), ("autoregressive", "autoregressive", {}))
+        ]
+        summary = summarise(rows, "id", one.models[0], one.tasks[0], ["ours", "autoregressive"])
+        return of(save(tmp_path / name, {**summary, **size}), f"main-{tmp_path.name}-{name}")
+
+    ours = run("same", options, REAL)
+    assert (cell(ours, "ours", "score").paper, cell(ours, "ours", "score").version) == (one.value, one.version)
+    assert f"{one.value:.3f} ({one.version})" in to_markdown(ours) and "in the paper" in to_latex(ours)
+    assert "score_paper" in to_csv(ours).splitlines()[0]
+    assert cell(run("other", {**options, next(iter(options)): 0.123}, REAL), "ours", "score").paper is None
+    assert cell(run("small", options, TINY), "ours†", "score").paper is None
+
+
+HOSTILE = r"a_b&c%d$e#f{g}h~i^j\k|l<m>n[o]*p`q τ é"
+
+
+def test_no_label_breaks_latex(tmp_path: Path) -> None:
+    summary, _ = made({"fast": HOSTILE, "slow": "autoregressive"})
+    for table in tables(read_results(save(tmp_path / "run", summary))):
+        written = to_latex(table)
+        assert r"a\_b\&c\%d\$e\#f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k" in written
+        assert r"\texttt{U+03C4}" in written
+        bare = re.sub(r"\\[\\&%$#_{}]|%\n", "", written)
+        depth = 0
+        for sign in bare:
+            depth += (sign == "{") - (sign == "}")
+            assert depth >= 0
+        assert depth == 0
+        width = len(re.findall("[lr]", re.search(r"\\begin\{tabular\}\{@\{\}(\w+)@\{\}\}", written)[1]))  # type: ignore[index]
+        lines = [line for line in written.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
+        assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {width - 1}
+        assert not re.search(r"[^\x00-\x7f\u00c0-\u00ff]", written)
+
+
+def test_no_label_breaks_markdown_or_html(tmp_path: Path) -> None:
+    summary, _ = made({"fast": HOSTILE + "<script>", "slow": "autoregressive"})
+    table = of(save(tmp_path / "run", summary), f"main-{tmp_path.name}-run")
+    lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    assert "<script>" not in to_html(table) and "<script>" not in to_markdown(table)
+
+
+class Balance(HTMLParser):
+    """Fails on a tag that is closed out of turn, and collects the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.open += [tag] if tag != "br" else []
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_html_is_balanced_and_has_every_label() -> None:
+    for table in tables(read_results(REFERENCE)):
+        page = Balance()
+        page.feed(to_html(table))
+        assert not page.open
+        place = [column.key for column in table.columns].index("variant")
+        assert all(str(one.cells[place].value) in page.text for one in table.rows)
+
+
+def test_the_options_of_a_figure_run_down_the_table_in_their_order(tmp_path: Path) -> None:
+    rows = [
+        row(label, f"p{n}", decoder=decoder, options=options, score=float(n % 2))
+        for n in range(6)
+        for label, decoder, options in (
+            ("g8", "mjgd", {"gamma": 8, "law": "raw"}),
+            ("g2", "mjgd", {"gamma": 2, "law": "raw"}),
+            ("autoregressive", "autoregressive", {}),
+            ("g4", "mjgd", {"gamma": 4, "law": "raw"}),
+        )
+    ]
+    summary = summarise(rows, "id", "tiny", "toy", ["g8", "autoregressive", "g2", "g4"])
+    figure = {"x": "gamma", "panels": ["perplexity", "proven_share"]}
+    save(tmp_path / "run", {**summary, **TINY, "experiment": "figure1", "figure": figure})
+    table = of(tmp_path, "figure1-by-gamma")
+    keys = [column.key for column in table.columns]
+    assert [one.cells[keys.index("gamma")].value for one in table.rows] == [None, 2, 4, 8]
+    assert "proven_share" in keys
+    assert "| g8† | 8 |" in to_markdown(table)
+
+
+def test_energy_is_split_where_the_cost_study_did_and_else_says_why(tmp_path: Path) -> None:
+    summary, rows = made(experiment="table2")
+    folder = save(tmp_path / "run", summary, rows)
+    table = of(tmp_path, "table2")
+    assert {one.cells[-3].value for one in table.rows} == {None} and "experiments.cost" in str(
+        table.rows[0].cells[-3].reason
+    )
+    study = json.loads((REFERENCE / "tiny-cost.json").read_text(encoding="utf-8"))
+    (folder / "cost.json").write_text(json.dumps(study), encoding="utf-8")
+    table = of(tmp_path, "table2")
+    keys = [column.key for column in table.columns]
+    shown_batches = [
+        one.cells[keys.index("batch")].value for one in table.rows if one.cells[keys.index("label")].value == "mtad"
+    ]
+    splits = study["energy"]["splits"]["mtad"]
+    assert shown_batches == [split["batch"] for split in splits]
+    assert cell(table, "mtad†", "compute").value == splits[0]["compute_joules_per_token"]
+    assert any("Horowitz" in note for note in table.notes)
+    (folder / "cost.json").write_text("{", encoding="utf-8")
+    assert {one.cells[keys.index("compute")].value for one in of(tmp_path, "table2").rows} == {None}
+
+
+def test_mixtures_and_what_is_not_finished_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary, rows = made()
+    folder = save(tmp_path / "results" / "whole", summary, rows)
+    with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"variant": "mtad", "tok')
+    save(tmp_path / "results" / "begun", None, rows[:5])
+    save(tmp_path / "results" / "mixed", {**summary, "code_versions": ["a", "b"], "machines": 2})
+    main([str(tmp_path / "results"), "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    written = (tmp_path / "out" / "runs.md").read_text(encoding="utf-8")
+    for said in ("half written", "begun: not finished, 5 texts", "MIXED: mixed has rows of 2 versions of the code"):
+        assert said in printed and said in written
+    alone = (tmp_path / "out" / "main-mixed.md").read_text(encoding="utf-8")
+    assert "MIXED: rows of 2 machines" in alone and "MIXED: rows of 2 versions of the code" in alone
+    assert "begun" not in [one.cells[0].value for one in of(tmp_path / "results", "runs").rows]
+
+
+@pytest.mark.parametrize("place", ["nowhere", "empty", "words.json", "begun"])
+def test_bad_input_ends_in_one_line(place: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "words.json").write_text("words", encoding="utf-8")
+    save(tmp_path / "begun", None, made()[1][:2])
+    with pytest.raises(SystemExit, match=r"^error: [^\n]*" + place + r"[^\n]*$"):
+        main([str(tmp_path / place), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_out_that_is_a_file_ends_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    run = save(tmp_path / "run", made()[0])
+    with pytest.raises(SystemExit, match=r"^error: cannot write to [^\n]*out[^\n]*$"):
+        main([str(run), "--out", str(tmp_path / "out")])
+
+
+def test_results_are_left_as_they_are(tmp_path: Path) -> None:
+    summary, rows = made()
+    folder = save(tmp_path / "results" / "run", summary, rows)
+    with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+        file.write("{")
+
+    def state() -> dict[str, tuple[bytes, int]]:
+        files = [file for file in (tmp_path / "results").rglob("*") if file.is_file()]
+        return {str(file): (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+    before = state()
+    main([str(tmp_path / "results"), "--out", str(tmp_path / "out")])
+    assert state() == before
+
+
+def test_runs_whose_names_would_share_a_file_have_one_each(tmp_path: Path) -> None:
+    for name in ("a b", "a+b"):
+        save(tmp_path / name, made()[0])
+    names = [table.name for table in tables(read_results(tmp_path))]
+    assert len(names) == len(set(names)) and {"main-a-b", "main-a-b-2"} <= set(names)
+
+
+def test_every_table_of_the_reference_results_is_written_without_a_model_library(tmp_path: Path) -> None:
+    program = (
+        "import sys; from scripts.tables import main; "
+        f"main([{str(REFERENCE)!r}, '--out', {str(tmp_path)!r}]); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    named = [Path(line) for line in done.stdout.splitlines() if not line.startswith("note: ")]
+    assert sorted(named) == sorted(tmp_path.iterdir()) and {file.suffix for file in named} == {".tex", ".md", ".csv"}
+    assert (tmp_path / "main-tiny-sql.csv").stat().st_size > 5000
