@@ -138,7 +138,7 @@ def _in_our_direction(entry: Mapping[str, Any], null: float, better: str) -> tup
     if "times_less" in entry:
         return 1 / entry["times_less"], f"{entry['times_less']:g}x less"
     if "change" in entry:
-        return 1 + entry["change"], f"{entry['change']:+.1%}".replace("%", " %")
+        return 1 + entry["change"], f"{100 * entry['change']:+.3g} %"
     return null, better
 
 
