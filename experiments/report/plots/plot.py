@@ -24,6 +24,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "pdf.fonttype": 42,  # TrueType outlines, which journals ask for
+    "text.parse_math": False,  # a label may hold a dollar
     "svg.hashsalt": "mtad",  # or ids would be drawn by chance
 }
 UNDATED: dict[str, dict[str, None]] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 from matplotlib.artist import Artist
@@ -27,6 +28,7 @@ PANEL = (3.9, 3.3)  # inches
 LEGEND = 2.6
 LEGEND_LINE = 0.19
 TITLE_INCHES = 0.9  # title and footer
+LETTER = 0.085  # of the title
 MOST_COLUMNS = 3
 DAGGER = "†"
 INTERVALS = "95 % intervals"
@@ -80,10 +82,13 @@ def plot(
     mark = DAGGER if run.stand_in else ""
     title = f"{summary['model']}{mark}, {summary['task']}: {what}"
     stand_in = f"{DAGGER} stand-in: {run.stand_in}; no reproduction of a published figure" if run.stand_in else ""
-    figure.suptitle("\n".join(filter(None, (title, stand_in))), fontsize=10)
+    wide = int((figure.get_figwidth() - LEGEND) / LETTER)
+    lines = [line for part in (title, stand_in) for line in wrap(part, wide)]
+    figure.suptitle("\n".join(lines), fontsize=10)
     prompts = max(figures["prompts"] for figures in summary["decoders"].values())
     mixed = len(summary["code_versions"])
-    footer = [f"run {summary['run_id']}", f"{prompts} prompts", f"bars: {bars}" if bars else "no intervals"]
+    footer = [f"experiment {summary['experiment']}"] if summary.get("experiment") else []
+    footer += [f"run {summary['run_id']}", f"{prompts} prompts", f"bars: {bars}" if bars else "no intervals"]
     footer += [f"MIXED: {mixed} versions of the code"] if mixed > 1 else []
     figure.supxlabel(" · ".join(footer), fontsize=7, color=GREY)
     if legend:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import log, nan
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -21,7 +23,6 @@ OPTIONS = {
     "width": "width (beams)",
 }
 LEVEL = "Dotted lines are variants without that option."
-WIDE = 8  # a largest value so many times the smallest one: a log axis
 ASIDE = 2.5  # points
 
 
@@ -47,7 +48,7 @@ def sweep(run: Run) -> Plot | None:
     shown = f"{INTERVALS} of the comparison with {baseline_of(run)}, laid at its value"
     bars = shown if any(metric(run, name).compared for name in names) else INTERVALS
     caption += missing(without)
-    return plot(run, f"{option}-sweep", f"{titles} along {option}", figure, _legend(lines, looks), caption, bars)
+    return plot(run, f"{option}-sweep", f"decoders along {option}", figure, _legend(lines, looks), caption, bars)
 
 
 def draw_lines(axes: Axes, run: Run, lines: Lines, name: str, looks: Mapping[str, Look]) -> list[tuple[str, Value]]:
@@ -95,9 +96,9 @@ def draw_line(
         if value.reach is not None:
             shown: dict[str, Any] = {"ecolor": style.colour, "elinewidth": 0.9, "alpha": 0.7}
             axes.errorbar([x], [value.number], yerr=value.reach, fmt="none", transform=aside, **shown)
-    axes.plot(
-        [x for x, _ in there],
-        [value.number for _, value in there],
+    axes.plot(  # a line is broken where a point is missing
+        [x for x, _ in points],
+        [nan if value.value is None else value.value for _, value in points],
         color=style.colour,
         linestyle=style.line,
         linewidth=1.3,
@@ -115,15 +116,20 @@ def _legend(lines: Lines, looks: Mapping[str, Look]) -> list[Line2D]:
 
 
 def place_values(axes: Axes, values: Sequence[Any]) -> dict[Any, float]:
-    """Where each value lies on the x axis, which is logarithmic for a wide range and by name for what is no number."""
+    """Where each value lies on the x axis: logarithmic if that parts them better, by name if they are no numbers."""
     if not all(isinstance(value, (int, float)) for value in values):
         axes.set_xticks(range(len(values)), [str(value) for value in values])
         return {value: float(place) for place, value in enumerate(values)}
-    if values[0] > 0 and values[-1] >= WIDE * values[0]:
+    if values[0] > 0 and _closest([log(value) for value in values]) > _closest(values):
         axes.set_xscale("log")
         axes.minorticks_off()
     axes.set_xticks(values, [f"{value:g}" for value in values])
     return {value: float(value) for value in values}
+
+
+def _closest(values: Sequence[float]) -> float:
+    """The smallest gap between neighbours, as a share of them all."""
+    return min((b - a for a, b in pairwise(values)), default=0) / ((values[-1] - values[0]) or 1)
 
 
 def _listed(titles: Sequence[str]) -> str:
