@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image  # matplotlib brings it
 
 from experiments.frontier import GROUP as FRONTIER
 from experiments.report.background import about, caveats, machines, nulls, stand_ins
@@ -43,7 +45,7 @@ HERE = Path(__file__).parent
 FIRST = 2  # prompts of each run, if none is chosen
 MOST_VARIANTS = 8  # beside one another; a sweep may have thirty
 MOST_LETTERS = 4000  # of a prompt or a text; a page is no archive
-LARGEST_DRAWING = 120_000  # bytes; a drawing with more points than that is smaller as pixels
+COLOURS = 64  # of a picture: enough for lines and letters, and a third of the size
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,11 @@ def claims(verdicts: Sequence[Verdict]) -> Claims:
 
 
 def image(plot: Plot) -> str:
-    """The address of a picture that holds the picture itself: a drawing, or pixels where that is too large."""
-    drawing = picture(plot, "svg")
-    if len(drawing) <= LARGEST_DRAWING:
-        return f"data:image/svg+xml;base64,{b64encode(drawing).decode()}"
-    return f"data:image/png;base64,{b64encode(picture(plot, 'png')).decode()}"
+    """The address of a picture that holds the picture itself: pixels, which are smaller here than outlines."""
+    content = BytesIO()
+    with Image.open(BytesIO(picture(plot, "png"))) as drawn:
+        drawn.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(content, "png", optimize=True)
+    return f"data:image/png;base64,{b64encode(content.getvalue()).decode()}"
 
 
 def traced(results: Results, prompts: Sequence[str], first: int) -> list[Traced]:
