@@ -13,20 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from experiments.comparisons import comparison
 from experiments.intervals import Estimate
 from experiments.records import TEXT
 from experiments.report import claims_text
 from experiments.report.claims import judge_claims
-from experiments.report.published import NULLS, Published, pairs, published, published_for
+from experiments.report.published import NULLS, pairs, published
 from experiments.report.results import read_results
 from mtad.errors import UserError
 from tests.made_rows import row, sampling, summary_of
 
 ROOT = Path(__file__).parents[1]
-CONF = ROOT / "conf"
 BY_ID = {one.id: one for one in published()}
 MTAD = {"gamma": 4, "width": 8, "tau": 0.1}
 THIRTEEN_BILLION = {"target": 13_000_000_000, "draft": 68_000_000}
@@ -93,42 +91,6 @@ def changed(place: Path, label: str, key: str, **others: Any) -> None:
 
 def verdicts(place: Path, claim: str) -> list[Any]:
     return [one for one in judge_claims(read_results(place)) if one.published.id == claim]
-
-
-def test_published_entries_name_what_this_project_has() -> None:
-    for one in published():
-        assert all((CONF / "model" / f"{model}.yaml").exists() and model in pairs() for model in one.models), one.id
-        assert all((CONF / "task" / f"{task}.yaml").exists() for task in one.tasks), one.id
-        for decoder, options in ((one.decoder, one.options), (one.reference, one.reference_options)):
-            if decoder:
-                assert set(options) <= set(OmegaConf.load(CONF / "decoder" / f"{decoder}.yaml")), one.id
-        for stated in (one.sampling, one.reference_sampling):
-            assert set(stated) <= set(OmegaConf.load(CONF / "sampling" / "default.yaml")), one.id
-        assert one.metric in NULLS or one.reference is None, one.id
-        assert one.source and one.version and one.value == one.value, one.id
-    assert len(BY_ID) == len(published())
-
-
-def test_the_pairs_are_those_of_the_configuration() -> None:
-    for name, pair in pairs().items():
-        config = OmegaConf.load(CONF / "model" / f"{name}.yaml")
-        assert {role: config[role].id for role in pair} == pair
-
-
-def test_no_claim_is_longer_than_a_sentence() -> None:
-    for one in published():
-        assert one.claim.endswith(".") and ". " not in one.claim and "\n" not in one.claim, one.claim
-        assert len(one.claim) <= 110, one.claim
-
-
-def test_the_experiment_of_a_claim_measures_both_its_decoders() -> None:
-    for one in published():
-        config = OmegaConf.load(CONF / "experiment" / f"{one.experiment}.yaml")
-        main = [default["override /decoder"] for default in config.defaults if "override /decoder" in default]
-        named = {entry if isinstance(entry, str) else entry.decoder for entry in config.reference} | set(
-            main or ["mtad"]
-        )
-        assert {one.decoder, one.reference or one.decoder} <= named, one.id
 
 
 def test_less_energy_is_a_ratio_below_one_and_shown_both_ways(tmp_path: Path) -> None:
@@ -314,15 +276,6 @@ def test_a_pair_that_the_summary_does_not_compare_is_compared_from_the_rows(tmp_
 def test_energy_that_nobody_measured_has_the_reason(tmp_path: Path) -> None:
     (found,) = verdicts(run(tmp_path, planted={}), "v1-energy-speculative")
     assert (found.value, found.verdict, found.why) == (None, "cannot tell", "no value: not measured")
-
-
-def test_a_cell_has_the_authors_figure_only_with_their_options() -> None:
-    theirs = {"gamma": 4, "width": 4, "tau": 0.5, "replacement": True, "last_token": "sampled"}
-    found = published_for("llama3.1-8b", "spider", "mtad", "score", theirs)
-    assert isinstance(found, Published) and found.value == 0.47 and "examples.md" in found.source
-    assert published_for("llama3.1-8b", "spider", "mtad", "score", {**theirs, "tau": 0.3}) is None
-    assert published_for("llama3.1-8b", "spider", "mtad", "score", theirs, sampling(temperature=0.7)) is None
-    assert published_for("tiny", "sql", "mtad", "score", theirs) is None
 
 
 def test_no_results_are_one_clear_line(tmp_path: Path) -> None:
