@@ -5,6 +5,7 @@ Draws what the pass of that name left in a summary: mean gaps in nats per block,
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -73,7 +74,7 @@ def exact(run: Run) -> Plot | None:
     for axes, key in zip(panels, ("entropy", "surprisal"), strict=True):
         for number, label in enumerate(labels):
             points = [(one[key], _forwards(one)) for one in binned[label] if one["blocks"] and one[key] is not None]
-            draw_line(axes, points, look(number), 0)
+            draw_line(axes, sorted(points, key=itemgetter(0)), look(number), 0)
         _label(axes, key)
     legend = [entry(label, look(number)) for number, label in enumerate(labels)]
     caption = [

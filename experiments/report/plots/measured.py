@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isclose
 from operator import add, mul
+from textwrap import wrap
 from typing import Any
 
 from experiments.report.results import Run
 
 BASELINE = "autoregressive"
 FRONTIER = "frontier"  # the group of the samplings that were measured for the frontier
+AXIS = 44  # letters that fit along a panel
 TOGETHER = 1e-6  # relative; a figure and what its comparison makes of the baseline's are the same up to rounding
 
 
@@ -38,7 +40,7 @@ class Metric:
     @property
     def axis(self) -> str:
         """The title and the better direction."""
-        return f"{self.title}\n({self.better} is better)" if self.better else self.title
+        return "\n".join([*wrap(self.title, AXIS), *([f"({self.better} is better)"] if self.better else [])])
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,6 @@ class Value:
         return [[self.value - self.low], [self.high - self.value]]
 
 
-GAP = "gap to the exact best block (nats per block)"
 METRICS: Mapping[str, Metric] = {
     "perplexity": Metric("perplexity under the target", "lower", ("perplexity",), ("perplexity_ratio", mul)),
     "score": Metric("score", "higher", ("score", "value"), ("score_difference", add)),
@@ -87,8 +88,14 @@ METRICS: Mapping[str, Metric] = {
     "draft_acceptance_rate": Metric("accepted / drafted tokens", "higher", ("acceptance", "draft_acceptance_rate")),
     "mean_acceptance_length": Metric("tokens per step that drafts", "higher", ("acceptance", "mean_acceptance_length")),
     "proven_share": Metric("share of blocks proven best", "higher", ("proven_share",)),
-    "gap_without_last_token": Metric(f"{GAP}, without the last token", "lower", ("approximation", "accepted", "gap")),
-    "gap_with_last_token": Metric(f"{GAP}, with the last token", "lower", ("approximation", "emitted", "gap")),
+    "gap_without_last_token": Metric(
+        "gap to the exact best block without the last token (nats per block)",
+        "lower",
+        ("approximation", "accepted", "gap"),
+    ),
+    "gap_with_last_token": Metric(
+        "gap to the exact best block with the last token (nats per block)", "lower", ("approximation", "emitted", "gap")
+    ),
     "gap_bound": Metric("bound of the gap (nats per block)", "lower", ("approximation", "accepted", "bound")),
     "forwards_per_block": Metric(
         "target forwards per block, exact search", "lower", ("approximation", "emitted", "forwards")
