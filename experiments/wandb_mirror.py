@@ -36,6 +36,9 @@ SILENT = {
     "x_disable_meta": True,
     "x_disable_stats": True,
     "x_disable_viewer": True,
+    "x_graphql_retry_max": 2,  # a network that is not there need not be waited for
+    "x_graphql_retry_wait_max_seconds": 2.0,
+    "x_graphql_retry_wait_min_seconds": 1.0,
     "x_save_requirements": False,
 }
 CONNECTING = 0.7  # the share of the time left after which wandb itself gives up, and says why
@@ -51,8 +54,7 @@ def main(request: Mapping[str, Any]) -> None:
     before = _folders(folder, content.id)
     with TemporaryDirectory() as scratch:  # wandb's own logs and copies, which name places of this machine
         os.environ |= {"WANDB_CACHE_DIR": scratch, "WANDB_DATA_DIR": scratch}
-        pictures, left_out = _pictures(results)
-        address = _send(request, content, pictures)
+        address, left_out = _send(request, content, results)
     fresh = max(_folders(folder, content.id) - before, default=None)
     if fresh is None:
         sys.exit("wandb has written nothing; does a variable WANDB_... of the environment switch it off?")
@@ -69,8 +71,8 @@ def _folders(folder: Path, name: str) -> set[Path]:
     return {found for found in folder.glob("wandb/*run-*") if pattern.fullmatch(found.name)}
 
 
-def _send(request: Mapping[str, Any], content: Mirrored, pictures: Mapping[str, tuple[Any, str]]) -> str | None:
-    """Give wandb the content; the address at which it shows, if it is online."""
+def _send(request: Mapping[str, Any], content: Mirrored, results: Results) -> tuple[str | None, str]:
+    """Give wandb the content and pictures; the address at which they show, if online, and what was left out."""
     wandb = need("wandb", "wandb")
     try:
         run = wandb.init(
@@ -89,13 +91,14 @@ def _send(request: Mapping[str, Any], content: Mirrored, pictures: Mapping[str, 
         table.bind_to_run(
             run, "samples", run.step
         )  # else it becomes an artifact too, which lies elsewhere on this disk
+        pictures, left_out = _pictures(results)  # this takes seconds, and is not begun before wandb has answered
         images = {name: wandb.Image(image, caption=caption) for name, (image, caption) in pictures.items()}
         run.log({"samples": table, **images})
         run.finish()
         wandb.teardown()
     except wandb.Error as error:
         sys.exit(first_line(error))
-    return run.url if request["mode"] == "online" else None
+    return run.url if request["mode"] == "online" else None, left_out
 
 
 def _pictures(results: Results) -> tuple[dict[str, tuple[Any, str]], str]:

@@ -18,7 +18,7 @@ from mtad.loading import find_folder
 from mtad.options import one_of
 
 Mode = Literal["online", "offline"]
-_out_of_reach: set[WandbTracker] = set()  # a sweep waits for a dead network once, not in every cell
+_failures: dict[WandbTracker, str] = {}  # to send: a sweep waits for a dead network once, not in every cell
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,13 @@ class WandbTracker:
         look_for("wandb", "wandb")
 
     def mirror(self, run: Path, results: Path, experiment: str | None) -> None:
-        failure = "the network was out of reach before" if self in _out_of_reach else None
+        failure = _failures.get(self)
         if self.mode == "online" and failure is None:
             sent = self._send(run, results, experiment, "online")
-            failure = sent.failure
-            if failure is None:
+            if sent.failure is None:
                 say(f"wandb: {_said(sent)}")
                 return
-            _out_of_reach.add(self)
+            failure = _failures[self] = sent.failure
         kept = self._send(run, results, experiment, "offline")
         unsent = f"not sent ({failure}); " if failure else ""
         outcome = f"failed ({kept.failure}); the results are not touched by that" if kept.failure else _said(kept)
