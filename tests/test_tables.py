@@ -6,76 +6,22 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from html.parser import HTMLParser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from experiments.journal import Row as Journal
 from experiments.report.published import published
 from experiments.report.results import read_results
-from experiments.report.tables import Cell, Column, Row, Table, tables, to_csv, to_html, to_latex, to_markdown
-from experiments.report.tables.table import finished, shown, with_best
+from experiments.report.tables import Table, tables, to_csv, to_html, to_latex, to_markdown
 from experiments.summarise import summarise
 from scripts.tables import main
-from tests.made_rows import random_rows, row, sampling, with_frontier
+from tests.made_results import REAL, REFERENCE, TINY, cell, made, of, save
+from tests.made_rows import row, sampling, with_frontier
 
 ROOT = Path(__file__).parents[1]
-REFERENCE = ROOT / "results" / "reference"
-REAL = {"parameters": {"target": 8_000_000_000, "draft": 1_000_000_000}}
-TINY = {"parameters": {"target": 7_900_000, "draft": 1_000_000}}
-RATIO = Column("speedup", "speed-up", ".2f", "higher")
-NAME = Column("variant", "variant")
-
-
-def made(labels: Mapping[str, str] | None = None, **changes: Any) -> tuple[dict[str, Any], list[Journal]]:
-    """Summary and rows of a run, its variants under these labels instead of fast and slow."""
-    names = labels or {"fast": "mtad", "slow": "autoregressive"}
-    rows = [
-        {
-            **one,
-            "variant": names[one["variant"]],
-            "decoder": names[one["variant"]],
-            "lossless": one["variant"] == "slow",
-        }
-        for one in random_rows(12, 1)
-    ]
-    return {**summarise(rows, "id", "tiny", "toy", list(names.values())), **TINY, **changes}, rows
-
-
-def save(folder: Path, summary: Mapping[str, Any] | None = None, rows: Sequence[Journal] = ()) -> Path:
-    """A run's folder as a run leaves it."""
-    folder.mkdir(parents=True)
-    if summary is not None:
-        (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-    (folder / "samples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
-    return folder
-
-
-def of(place: Path, name: str) -> Table:
-    """One table of the results there."""
-    return {table.name: table for table in tables(read_results(place))}[name]
-
-
-def cell(table: Table, label: str, key: str) -> Cell:
-    keys = [column.key for column in table.columns]
-    rows = [one for one in table.rows if one.cells[keys.index("variant")].value == label]
-    return rows[0].cells[keys.index(key)]
-
-
-def plain(*values: tuple[float | None, float | None, float | None]) -> list[Row]:
-    """Rivals of these values and intervals."""
-    return [
-        Row((Cell(f"v{n}"), Cell(v, low=low, high=high, null=1)), "", "run") for n, (v, low, high) in enumerate(values)
-    ]
-
-
-def bold(*values: tuple[float | None, float | None, float | None], better: str = "higher") -> list[int]:
-    columns = (NAME, Column("x", "x", ".2f", better))
-    return [n for n, one in enumerate(with_best(columns, plain(*values))) if one.cells[1].best]
 
 
 def test_a_table_has_the_values_and_intervals_of_the_summary(tmp_path: Path) -> None:
@@ -102,36 +48,6 @@ def test_csv_gives_back_every_number_and_one_line_of_heads(tmp_path: Path) -> No
     assert not any(column.startswith("Unnamed") or "." in column for column in frame.columns)
 
 
-def test_only_a_value_whose_interval_lies_beyond_all_others_is_bold() -> None:
-    assert bold((2.0, 1.8, 2.2), (1.5, 1.4, 1.7), (1.0, 1.0, 1.0)) == [0]
-    assert bold((2.0, 1.8, 2.2), (1.5, 1.4, 1.8)) == []
-    assert bold((2.0, 1.8, 2.2), (1.6, 1.5, 1.7), (1.4, 0.9, 1.9)) == []
-    assert bold((0.8, 0.7, 0.9), (1.0, 1.0, 1.0), better="lower") == [0]
-    assert bold((0.8, 0.7, 0.9), (0.9, 0.85, 0.95), better="lower") == []
-
-
-def test_nothing_is_bold_without_intervals_or_rivals() -> None:
-    assert bold((2.0, None, None), (1.0, None, None)) == []
-    assert bold((2.0, 1.9, 2.1), (1.0, None, None)) == []
-    assert bold((2.0, 1.9, 2.1)) == []
-    assert bold((2.0, 1.9, 2.1), (None, None, None)) == []
-
-
-def test_what_is_slower_than_the_reference_is_not_bold() -> None:
-    assert bold((0.9, 0.85, 0.95), (0.5, 0.4, 0.6), (1.0, 1.0, 1.0)) == [2]
-
-
-def test_bold_is_written_in_every_format() -> None:
-    columns = (NAME, RATIO)
-    table = finished("t", "t", columns, with_best(columns, plain((2.0, 1.8, 2.2), (1.0, 1.0, 1.0))))
-    assert r"\textbf{2.00}" in to_latex(table) and r"\textbf{1.00}" not in to_latex(table)
-    assert "**2.00** [1.80, 2.20]" in to_markdown(table)
-    assert '<b class="best">2.00</b> [1.80, 2.20]' in to_html(table)
-    assert any(note.startswith("bold:") for note in table.notes)
-    without = finished("t", "t", columns, with_best(columns, plain((2.0, 0.8, 2.2), (1.0, 1.0, 1.0))))
-    assert not any(note.startswith("bold:") for note in without.notes) and "textbf" not in to_latex(without)
-
-
 def test_points_of_the_frontier_do_not_compete(tmp_path: Path) -> None:
     run = save(tmp_path / "run", {**with_frontier(), **TINY})
     table = of(run, f"main-{tmp_path.name}-run")
@@ -139,25 +55,6 @@ def test_points_of_the_frontier_do_not_compete(tmp_path: Path) -> None:
     assert len(colder) == 3 and not any(found.best for one in colder for found in one.cells)
     assert {one.rivals for one in colder} == {""}
     assert of(run, f"frontier-{tmp_path.name}-run").rows
-
-
-def test_marks_tell_an_interval_that_contains_the_null() -> None:
-    assert shown(Cell(1.1, low=0.9, high=1.3, null=1), RATIO) == ("1.10", "[0.90, 1.30]*")
-    assert shown(Cell(1.2, low=1.1, high=1.3, null=1), RATIO) == ("1.20", "[1.10, 1.30]")
-    assert shown(Cell(1.2, low=1.1, high=1.3, null=1, lost=True), RATIO) == ("1.20", "[1.10, 1.30]°")
-    assert shown(Cell(-0.2, low=-0.3, high=-0.1, null=0), RATIO)[0] == "\N{MINUS SIGN}0.20"
-    assert shown(Cell(1.0, low=1.0, high=1.0, null=1), RATIO) == ("1.00", "")
-
-
-def test_a_null_is_a_dash_and_its_reason_stands_below_once() -> None:
-    columns = (NAME, RATIO, Column("y", "other", ".2f"))
-    absent = [Row((Cell(f"v{n}"), Cell(None, "no meter"), Cell(None, "no meter"))) for n in range(3)]
-    unbounded = Row((Cell("v3"), Cell(1.0, "one prompt", null=1), Cell(2.0)))
-    table = finished("t", "t", columns, [*absent, unbounded])
-    assert [note for note in table.notes if "meter" in note] == ["\N{EN DASH} in speed-up, other: no meter"]
-    assert "[\N{EN DASH}] in speed-up: one prompt" in table.notes
-    assert "| v0 | \N{EN DASH} | \N{EN DASH} |" in to_markdown(table)
-    assert "v0 & -- & --" in to_latex(table)
 
 
 def test_a_stand_in_has_its_dagger_in_title_and_every_label(tmp_path: Path) -> None:
@@ -199,62 +96,6 @@ def test_the_papers_figure_stands_beside_ours_for_its_own_settings_only(tmp_path
     assert "score_paper" in to_csv(ours).splitlines()[0]
     assert cell(run("other", {**options, next(iter(options)): 0.123}, REAL), "ours", "score").paper is None
     assert cell(run("small", options, TINY), "ours†", "score").paper is None
-
-
-HOSTILE = r"a_b&c%d$e#f{g}h~i^j\k|l<m>n[o]*p`q τ é"
-
-
-def test_no_label_breaks_latex(tmp_path: Path) -> None:
-    summary, _ = made({"fast": HOSTILE, "slow": "autoregressive"})
-    for table in tables(read_results(save(tmp_path / "run", summary))):
-        written = to_latex(table)
-        assert r"a\_b\&c\%d\$e\#f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k" in written
-        assert r"\texttt{U+03C4}" in written
-        bare = re.sub(r"\\[\\&%$#_{}]|%\n", "", written)
-        depth = 0
-        for sign in bare:
-            depth += (sign == "{") - (sign == "}")
-            assert depth >= 0
-        assert depth == 0
-        width = len(re.findall("[lr]", re.search(r"\\begin\{tabular\}\{@\{\}(\w+)@\{\}\}", written)[1]))  # type: ignore[index]
-        lines = [line for line in written.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
-        assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {width - 1}
-        assert not re.search(r"[^\x00-\x7f\u00c0-\u00ff]", written)
-
-
-def test_no_label_breaks_markdown_or_html(tmp_path: Path) -> None:
-    summary, _ = made({"fast": HOSTILE + "<script>", "slow": "autoregressive"})
-    table = of(save(tmp_path / "run", summary), f"main-{tmp_path.name}-run")
-    lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
-    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
-    assert "<script>" not in to_html(table) and "<script>" not in to_markdown(table)
-
-
-class Balance(HTMLParser):
-    """Fails on a tag that is closed out of turn, and collects the text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.open += [tag] if tag != "br" else []
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def test_html_is_balanced_and_has_every_label() -> None:
-    for table in tables(read_results(REFERENCE)):
-        page = Balance()
-        page.feed(to_html(table))
-        assert not page.open
-        place = [column.key for column in table.columns].index("variant")
-        assert all(str(one.cells[place].value) in page.text for one in table.rows)
 
 
 def test_the_options_of_a_figure_run_down_the_table_in_their_order(tmp_path: Path) -> None:

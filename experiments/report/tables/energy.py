@@ -41,11 +41,11 @@ COLUMNS = (
     Column("batch", "batch", "d"),
     Column("joules_per_token", "J/token\nmeasured", ".4g"),
     ENERGY_RATIO,
-    Column("compute", "compute,\nJ/token", ".3g"),
-    Column("memory", "memory,\nJ/token", ".3g"),
+    Column("compute", "compute\nJ/token", ".3g"),
+    Column("memory", "memory\nJ/token", ".3g"),
     Column("memory_share", "memory\nshare", ".1%"),
-    Column("idle", "idle,\nJ/token", ".3g"),
-    Column("read", "one read,\nmeasured", ".4g"),
+    Column("idle", "idle\nJ/token", ".3g"),
+    Column("read", "one read\nmeasured", ".4g"),
 )
 
 
