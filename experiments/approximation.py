@@ -67,12 +67,14 @@ class Decided:
         start: how many tokens of the output stand before it.
         tokens: what it appended.
         accepted: how many of these are accepted draft tokens.
+        room: how many it might have written.
     """
 
     index: int
     start: int
     tokens: tuple[int, ...]
     accepted: int
+    room: int
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Compared:
     """A block beside the best one of its length; natural logarithms of joint probabilities.
 
     Attributes:
+        length: that was searched; an end token makes shorter blocks complete.
         gap: best_log_p - log_p; None for the reason given.
         proven: the best one is, because the search ended within its budget.
         shortfall: if not proven, how much more probable the best block may be at most; else 0.
@@ -121,12 +124,12 @@ def measurable(decoder: Decoder) -> TypeGuard[Mtad | Mjgd]:
     return isinstance(decoder, Mtad | Mjgd)
 
 
-def was_cut(decoder: Mtad | Mjgd, step: Decided, room: int, eos: frozenset[int]) -> bool:
-    """Whether a stop string cut the block; `room` is how many tokens the round might have written."""
+def was_cut(decoder: Mtad | Mjgd, step: Decided, eos: frozenset[int]) -> bool:
+    """Whether a stop string cut the block."""
     if step.tokens[-1] in eos:
         return False
     if isinstance(decoder, Mjgd):
-        return len(step.tokens) < min(decoder.gamma, room)
+        return len(step.tokens) < min(decoder.gamma, step.room)
     return step.accepted == len(step.tokens)  # else one more token would follow
 
 
@@ -175,14 +178,16 @@ class Yardstick:
                 session.commit(step.tokens)
 
     def _round(self, step: Decided) -> Measured:
-        emitted = self._compare(step.tokens)
-        entropy = self._entropy()
-        if isinstance(self.decoder, Mjgd):
+        if isinstance(self.decoder, Mjgd):  # a short block that ends the text has won against blocks of full length
+            emitted = self._compare(step.tokens, min(self.decoder.gamma, step.room))
+            entropy = self._entropy()
             return Measured(step.index, entropy, emitted, None, ALL_CHOSEN, None, None, NO_PROMISE_MJGD)
+        emitted = self._compare(step.tokens, len(step.tokens))
+        entropy = self._entropy()
         if not step.accepted:
             return Measured(step.index, entropy, emitted, None, NOTHING_ACCEPTED, None, None, NOTHING_ACCEPTED)
         block = step.tokens[: step.accepted]
-        accepted = emitted if len(block) == len(step.tokens) else self._compare(block)
+        accepted = emitted if len(block) == len(step.tokens) else self._compare(block, len(block))
         log_q = self._joint(self._draft, block)
         no_promise = unpromised(self.decoder)
         if not isfinite(log_q):
@@ -190,20 +195,20 @@ class Yardstick:
         bound = None if no_promise else accepted.best_log_p - log_q - log(self.decoder.tau)
         return Measured(step.index, entropy, emitted, accepted, None, log_q, bound, no_promise)
 
-    def _compare(self, block: tuple[int, ...]) -> Compared:
-        """The search comes before the look at the block, so that it reads what it needs and no less."""
+    def _compare(self, block: tuple[int, ...], length: int) -> Compared:
+        """Beside the best block of `length`; searched for first, so that the search reads all that it needs itself."""
         counts = self._target.session.counts
         before = counts.forwards
-        search = replace(self._search, gamma=len(block))
+        search = replace(self._search, gamma=length)
         luck = Luck(0, "an exact search draws nothing")
-        text = Text(self._target.session.text, len(block), self.eos, luck, greedy=True, ends=lambda new: False)
+        text = Text(self._target.session.text, length, self.eos, luck, greedy=True, ends=lambda new: False)
         found = _served(search.round(text, self._target, self._draft))
         forwards = counts.forwards - before
         assert found.proof is not None, "the search is exact"
         best, ours = self._joint(self._target, found.tokens), self._joint(self._target, block)
         possible = isfinite(ours)
         return Compared(
-            length=len(block),
+            length=length,
             log_p=ours if possible else None,
             best_log_p=best,
             gap=best - ours if possible else None,

@@ -61,17 +61,17 @@ def measure_text(
     yardstick: Yardstick, prompt: list[int], row: Row, settings: ApproximationSettings, max_new_tokens: int
 ) -> Mapping[str, Any]:
     """What approximation.jsonl says of a text: its measured rounds, and how many a stop string has cut."""
-    steps = list(decided(row))
-    cut = [step.index for step in steps if was_cut(yardstick.decoder, step, max_new_tokens - step.start, yardstick.eos)]
+    steps = list(decided(row, max_new_tokens))
+    cut = [step.index for step in steps if was_cut(yardstick.decoder, step, yardstick.eos)]
     whole = [step.index for step in steps if step.index not in cut]
     chosen = [whole[place] for place in spread(len(whole), settings.rounds)]
     rounds = [asdict(measured) for measured in yardstick.text(prompt, steps, chosen)]
     return {"law": yardstick.law, "rounds": rounds, "cut": len(cut), "of": len(steps)}
 
 
-def decided(row: Row) -> Iterator[Decided]:
+def decided(row: Row, max_new_tokens: int) -> Iterator[Decided]:
     """The rounds of a row, with their tokens."""
     ends = accumulate(step["tokens"] for step in row["rounds"])
     for index, (step, end) in enumerate(zip(row["rounds"], ends, strict=True)):
         start = end - step["tokens"]
-        yield Decided(index, start, tuple(row["token_ids"][start:end]), step["accepted"])
+        yield Decided(index, start, tuple(row["token_ids"][start:end]), step["accepted"], max_new_tokens - start)
