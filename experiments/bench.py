@@ -14,7 +14,7 @@ from experiments.isolation import Watch, disturbances
 from experiments.journal import Row
 from experiments.plan import Plan
 from experiments.rows import Provenance, make_row, token_ends
-from experiments.stopping import check
+from experiments.stopping import at_once
 from experiments.task import Prompt
 from experiments.variants import Variant
 from mtad.errors import UserError
@@ -44,7 +44,8 @@ class Shelf:
         if self._pair is None or self._key != key:
             self._pair = None  # two large pairs at once may not fit
             gc.collect()
-            self._pair, self._key = blueprint.load(device), key
+            with at_once():
+                self._pair, self._key = blueprint.load(device), key
         return self._pair
 
 
@@ -97,17 +98,17 @@ class Bench:
 
         It is as long as the settings allow unless `max_new_tokens` says less. Raises Stopped.
         """
-        check()  # between two texts nothing is half done
         settings = self.plan.settings
-        return generate(
-            variant.decoder,
-            *self._sessions,
-            self.plan.encoded[prompt_id, turn] if tokens is None else tokens,
-            self.plan.limits(max_new_tokens or settings.max_new_tokens),
-            variant.sampling,
-            Luck(settings.seed, f"{prompt_id} turn {turn}" if turn else prompt_id, repeat),
-            self._detokenise,
-        )
+        with at_once():  # a text of a large pair takes a minute
+            return generate(
+                variant.decoder,
+                *self._sessions,
+                self.plan.encoded[prompt_id, turn] if tokens is None else tokens,
+                self.plan.limits(max_new_tokens or settings.max_new_tokens),
+                variant.sampling,
+                Luck(settings.seed, f"{prompt_id} turn {turn}" if turn else prompt_id, repeat),
+                self._detokenise,
+            )
 
     def insist(self, lap: Mapping[str, Any]) -> None:
         """Raises UserError under `strict` if someone disturbed what was just measured."""

@@ -22,6 +22,7 @@ from time import sleep
 from typing import Any
 
 from experiments.journal import SCHEMA_VERSION, Row
+from experiments.stopping import at_once
 from mtad.errors import UserError
 from mtad.generate import Output
 from mtad.meter.device import Kind
@@ -177,8 +178,9 @@ class EnergyPass:
 
     def _idle(self, when: str) -> bool:
         """Append a record of idling, weights resident; whether any of its windows has joules."""
-        sleep(self.settings.pause_seconds)
-        windows = self.meter.idle(self.settings.idle_seconds, IDLE_WINDOWS)
+        with at_once():
+            sleep(self.settings.pause_seconds)
+            windows = self.meter.idle(self.settings.idle_seconds, IDLE_WINDOWS)
         data = [{**asdict(window), **_joules(self.meter, window)} for window in windows]
         self.append({**self._stamp("idle"), "when": when, "notes": list(self.meter.notes), "windows": data})
         return any(window["joules"] is not None for window in data)

@@ -18,6 +18,7 @@ from experiments.prompting import Prompting, looks_back, prompting
 from experiments.records import Cell, RunFolder
 from experiments.redact import redact
 from experiments.settings import Settings
+from experiments.stopping import at_once
 from experiments.task import Prompt
 from mtad.ending import Limits
 from mtad.errors import UserError
@@ -104,6 +105,7 @@ def split(settings: Settings, held: int) -> tuple[Settings, Settings]:
     return changed(settings, limit=settings.limit or first), changed(settings, skip=first, limit=held)
 
 
+@at_once()
 def prepare(settings: Settings) -> Plan:
     """Find the models, take the prompts, and check that they fit. Raises UserError."""
     device = find_device(settings.device)

@@ -14,10 +14,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
-from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from threading import Thread
+from time import sleep
 from typing import Any
 
 from experiments.code_version import code_hash
@@ -27,6 +27,7 @@ from experiments.stopping import check
 from experiments.task import PATHS, Prompt, Task
 from mtad.errors import UserError
 
+TOLD_APART = 1.0  # seconds within which a scheduler's signal reaches all processes of a job
 FEW = 4  # texts that are graded before processes have started
 
 
@@ -66,22 +67,29 @@ def _grades(task: Task, jobs: Sequence[tuple[Prompt, str]]) -> Iterator[Mapping[
     from experiments.environment import allowed_cores  # it imports torch, which processes that grade do without
 
     # Spawned, not forked: the parent holds threads and, it may be, a GPU.
-    with ProcessPoolExecutor(min(len(allowed_cores()), len(jobs)), get_context("spawn"), _end_with_parent) as pool:
-        try:
-            with _interrupts_held_back():
-                grades = pool.map(partial(_grade, task.grade), jobs)
-            yield from grades
-        except BrokenProcessPool:
-            check()  # a scheduler tells all processes of a job to end
-            raise UserError(
-                "a process that graded texts has died, perhaps for lack of memory; the same command goes on"
-            ) from None
+    with _interrupts_held_back():
+        pool = ProcessPoolExecutor(min(len(allowed_cores()), len(jobs)), get_context("spawn"), _end_with_parent)
+    try:
+        with _interrupts_held_back():
+            # Not pool.map: what it cancels while a process dies is a stack trace of the pool's own.
+            grades = [pool.submit(_grade, task.grade, job) for job in jobs]
+        yield from (future.result() for future in grades)
+    except BrokenProcessPool:
+        sleep(TOLD_APART)
+        check()  # a scheduler tells all processes of a job to end
+        raise UserError(
+            "a process that graded texts has died, perhaps for lack of memory; the same command goes on"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C reaches the processes started meanwhile never, and this one afterwards: it alone is to answer."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Ctrl-C and a scheduler's notice reach the processes started meanwhile never, and this one afterwards: it alone is
+    to answer. SIGTERM does, for a pool ends its processes with it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2})
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
-"""Being told to stop: SIGTERM, SIGUSR1 or SIGUSR2 end a run between two texts, with every row so far on the disk.
+"""Being told to stop: SIGTERM, SIGUSR1 or SIGUSR2 end a run within seconds, with every row so far on the disk.
 
-A signal interrupts nothing: it is noted, and `check`, called where nothing is half done, raises `Stopped`. When the run
-has ended, whoever handled the signal before is asked, for under Slurm that is submitit, which puts the job back into
-the queue. The same command goes on from there.
+A signal interrupts no writing of files: it is noted, and raises `Stopped` in what `at_once` surrounds, or else at the
+next `check`. When the run has ended, whoever handled the signal before is asked, for under Slurm that is submitit,
+which puts the job back into the queue. The same command goes on from there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 GRACE_SECONDS = 600.0  # the longest notice that a cluster is expected to give
 _noted: list[int] = []
+_ends_now = False
 
 
 class Stopped(BaseException):  # like KeyboardInterrupt, it passes whoever catches errors
@@ -36,11 +37,26 @@ def check() -> None:
 
 
 @contextmanager
+def at_once() -> Iterator[None]:
+    """A signal ends what is done meanwhile: for what takes long and leaves nothing half done. Raises Stopped."""
+    global _ends_now
+    before, _ends_now = _ends_now, True
+    try:
+        check()
+        yield
+    finally:
+        _ends_now = before
+
+
+@contextmanager
 def stoppable() -> Iterator[None]:
     """Note the signals meanwhile; where they end a run, ask whoever handled them before, then end the process."""
     before = {number: signal.signal(number, _note) for number in SIGNALS}
     try:
-        yield
+        try:
+            yield
+        finally:
+            check()  # one that came too late to end this run ends the sweep that it is a cell of
     except Stopped as stopped:
         print(f"stopped by {stopped}; the same command resumes", file=sys.stderr, flush=True)
         _hand_over(before)
@@ -53,10 +69,12 @@ def stoppable() -> Iterator[None]:
 
 def _note(number: int, frame: FrameType | None) -> None:
     _noted.append(number)
+    if _ends_now and len(_noted) == 1:  # a second one must not disturb the clearing up after the first
+        check()
 
 
 def _hand_over(before: dict[signal.Signals, Any]) -> None:
-    """Ask the earlier handlers of the signals that came; submitit's of SIGUSR2 ends the process.
+    """Ask the earlier handlers of the signals that came, each once; submitit's of SIGUSR2 ends the process.
 
     Where SIGTERM alone has come and someone handled it, a scheduler is about to kill this job, or to tell more. Some
     take a job that ends by itself for a finished one, and would not start it again: so this waits to be killed.
@@ -68,8 +86,8 @@ def _hand_over(before: dict[signal.Signals, Any]) -> None:
     while True:
         while _noted:
             number = _noted.pop(0)
-            if number in handlers:
-                handlers[number](number, None)
+            if handler := handlers.pop(number, None):
+                handler(number, None)
         if time.monotonic() >= deadline:
             return
         time.sleep(0.1)
