@@ -116,6 +116,43 @@ def compare_all(rows: Sequence[Row], pairs: Iterable[tuple[str, str]]) -> list[C
     ]
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A figure of one variant alone: what `value` makes of sum(numerator) / sum(denominator) over its rows."""
+
+    numerator: Callable[[Row], float | None]
+    denominator: Callable[[Row], float | None]
+    value: Callable[[np.ndarray], np.ndarray]
+    null: float  # 1 for what is above 0, whose interval lies on the log scale
+
+
+FIGURES = {
+    "perplexity": Figure(log_likelihood, _tokens, lambda mean: np.exp(-mean), 1),
+    "score": Figure(lambda row: row["score"], lambda row: 1.0, np.asarray, 0),
+    "tokens_per_second": Figure(_tokens, _decode, np.asarray, 1),
+    "tokens_per_target_forward": Figure(_tokens, lambda row: row["counts"]["target_forwards"], np.asarray, 1),
+}
+
+
+def own_intervals(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """How well each of `FIGURES` is known of one variant: low and high, or null with the reason.
+
+    Two variants whose intervals overlap may differ all the same: they write to the same prompts, as comparisons know.
+    """
+    prompts = list(dict.fromkeys(row["prompt_id"] for row in rows))
+    found = {}
+    for name, one in FIGURES.items():
+        summed = metric_sums(one, rows, prompts)
+        with np.errstate(all="ignore"):
+            known = _alone(one, summed) if summed else Estimate(None, reason="not measured of every text")
+        found[name] = {"low": known.low, "high": known.high, "reason": known.reason}
+    return found
+
+
+def _alone(one: Figure, summed: Sums) -> Estimate:
+    return estimate_of_sums(lambda s: one.value(s[..., 0] / s[..., 1]), [summed], null=one.null)
+
+
 def comparison(label: str, reference: str, metric: str, better: str, null: float, value: Estimate) -> Comparison:
     """One comparison as JSON data."""
     heading = {"decoder": label, "reference": reference, "metric": metric, "null": null, "better": better}
@@ -155,7 +192,7 @@ def _no_loss(found: Comparison, margin: float) -> dict[str, Any]:
     return {"margin": margin, "no_loss": bool(inside)}
 
 
-def metric_sums(metric: Metric, rows: Sequence[Row], prompts: Sequence[str]) -> Sums | None:
+def metric_sums(metric: Metric | Figure, rows: Sequence[Row], prompts: Sequence[str]) -> Sums | None:
     """Numerator and denominator, summed over the repeats of each prompt; None if a row lacks one."""
     by_prompt = {prompt: [0.0, 0.0] for prompt in prompts}
     for row in rows:

@@ -65,6 +65,7 @@ class Energy:
         no_cpu = next((block["joules_cpu_reason"] for block in blocks if block["joules_cpu_reason"]), self._absent)
         return {
             **figure("joules_per_token", ratio(gross, tokens), self._absent),
+            **self._interval(label),
             **figure("joules_per_token_net", ratio(net, tokens), net_reason),
             **figure("cpu_joules_per_token", ratio(cpu, tokens), no_cpu),
             **figure("watts", ratio(gross, seconds), self._absent),
@@ -85,6 +86,18 @@ class Energy:
             "texts": sum(block["texts"] for block in blocks),
             "texts_differing": sum(block["texts_differing"] for block in blocks),
             "seconds": seconds,
+        }
+
+    def _interval(self, label: str) -> dict[str, Any]:
+        """How well gross J/token is known, over rounds."""
+        known = Estimate(None, reason=self._absent)
+        if self._rounds:
+            samples = [self._column(label, key) for key in ("joules", "tokens")]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                known = estimate(lambda j, t: np.asarray(j.sum(-1) / t.sum(-1)), samples, unit="rounds")
+        return {
+            **figure("joules_per_token_low", known.low, known.reason),
+            **figure("joules_per_token_high", known.high, known.reason),
         }
 
     def compare(self, pairs: Iterable[tuple[str, str]]) -> list[Comparison]:

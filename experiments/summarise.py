@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.acceptance import NO_DRAFT, acceptance
 from experiments.by_group import by_group
-from experiments.comparisons import compare_all, correct_together
+from experiments.comparisons import compare_all, correct_together, own_intervals
 from experiments.energy_report import Energy
 from experiments.figure import figure, mean, ratio
 from experiments.frontier import GROUP, frontier
@@ -135,6 +135,7 @@ def _decoder(rows: Sequence[Row], all_rows: Sequence[Row]) -> dict[str, Any]:
         "counts": counts,
         **figure("proven_share", ratio(proven, blocks), "proves nothing"),
         **_divergence(rows, all_rows),
+        "intervals": own_intervals(rows),
     }
 
 

@@ -1,84 +1,21 @@
-"""Plots hold the summary's numbers and say what they rest on; bad input ends in one line."""
+"""Plots hold the summary's numbers and say what they rest on."""
 
 from __future__ import annotations
 
-import json
-import struct
-from copy import deepcopy
-from functools import cache
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from experiments.report.plots import Plot, picture, plots
+from experiments.report.plots import picture
 from experiments.report.plots.measured import Value, baseline_of, compared, measured
 from experiments.report.plots.options import lines_along
 from experiments.report.plots.scatter import correlation
 from experiments.report.plots.speed import KINDS, kind
 from experiments.report.plots.style import look
-from experiments.report.results import Results, Run
-from experiments.summarise import summarise
-from scripts.plots import main
-from tests.made_rows import random_rows, row, sampling, summary_of, swept, texts_at, timed, with_frontier
-
-REAL = {"parameters": {"target": 13_000_000_000, "draft": 68_000_000}, "experiment": None, "figure": None}
-PANELS = ("perplexity", "score", "speedup")
-TINY = {**REAL, "parameters": {"target": 11_000_000, "draft": 600_000}}
-
-
-def summary() -> dict[str, Any]:
-    names = {"fast": "mtad", "slow": "autoregressive"}
-    rows = [{**r, "lossless": False, "variant": names[r["variant"]]} for r in random_rows(12, 1)]
-    return {**summary_of(rows, "mtad", "autoregressive"), **REAL}
-
-
-def along_gamma(**changes: Any) -> dict[str, Any]:
-    """The sweep with changes."""
-    return {**deepcopy(_along_gamma()), **REAL, "figure": {"x": "gamma", "panels": list(PANELS)}, **changes}
-
-
-@cache
-def _along_gamma() -> dict[str, Any]:
-    """Two searches along gamma, one of them at another width too, beside autoregressive decoding."""
-    chance = np.random.default_rng(2)
-    ease = chance.uniform(0.2, 1.4, 12)
-    variants = {
-        f"{search} {gamma}": {"decoder": "mjgd", "options": {"gamma": gamma, "search": search, "width": 8}}
-        for search in ("exact", "beam")
-        for gamma in (1, 2, 4)
-    }
-    variants["wide"] = {"decoder": "mjgd", "options": {"gamma": 2, "search": "beam", "width": 16}}
-    rows = [
-        r
-        for number, (label, own) in enumerate(variants.items())
-        for r in texts_at(chance, label, ease, [0.2 + 0.1 * number] * 12, lossless=False, sampling=sampling(), **own)
-    ]
-    rows += texts_at(chance, "autoregressive", ease, [1.0] * 12, **swept(1.0))
-    for r in rows:
-        r["seconds"] = timed(0.1, chance.uniform(0.5, 1.5))
-    return summarise(rows, "id", "llama2-13b", "toy", [*variants, "autoregressive"])
-
-
-def of(made: dict[str, Any], path: Path | None = None) -> dict[str, Plot]:
-    """The plots of a run, by their kind."""
-    run = Run("made", path, made)
-    found = plots(Results(Path(), (run,)))
-    start = f"{path.parent.name}-{path.name}-" if path else "made-"
-    return {plot.name.removeprefix(start): plot for plot in found}
-
-
-def bars(axes: Axes) -> list[tuple[float, ...]]:
-    """The ends of all intervals that are drawn, (x, y, x, y)."""
-    return [tuple(np.ravel(part).round(9)) for lines in axes.collections for part in lines.get_segments()]
-
-
-def texts(plot: Plot) -> str:
-    return " ".join(text.get_text() for axes in plot.figure.axes for text in axes.texts)
+from experiments.report.results import Run
+from tests.drawn import PANELS, REAL, TINY, along_gamma, bars, of, summary, texts
+from tests.made_rows import random_rows, summary_of, with_frontier
 
 
 def test_points_and_intervals_of_quality_against_speed_are_those_of_the_summary() -> None:
@@ -154,15 +91,12 @@ def test_an_interval_is_drawn_as_long_as_it_is() -> None:
     found = {
         (one["decoder"], one["metric"]): one for one in made["comparisons"] if one["reference"] == "autoregressive"
     }
-    base = made["decoders"]["autoregressive"]
     perplexity, score, speedup = (bars(axes) for axes in of(made)["gamma-sweep"].figure.axes)
     for search, gamma in (("exact", 1), ("beam", 4)):
         label = f"{search} {gamma}"
-        ratio, difference, speed = (found[label, m] for m in ("perplexity_ratio", "score_difference", "speedup"))
-        absolute = [base["perplexity"] * ratio[end] for end in ("low", "high")]
-        assert tuple(np.round((gamma, absolute[0], gamma, absolute[1]), 9)) in perplexity
-        absolute = [base["score"]["value"] + difference[end] for end in ("low", "high")]
-        assert tuple(np.round((gamma, absolute[0], gamma, absolute[1]), 9)) in score
+        own, speed = made["decoders"][label]["intervals"], found[label, "speedup"]
+        for name, drawn in (("perplexity", perplexity), ("score", score)):
+            assert tuple(np.round((gamma, own[name]["low"], gamma, own[name]["high"]), 9)) in drawn
         assert tuple(np.round((gamma, speed["low"], gamma, speed["high"]), 9)) in speedup
 
 
@@ -175,9 +109,9 @@ def test_all_that_is_drawn_lies_within_the_axes() -> None:
         assert all(left < x < right and bottom < low <= high < top for x, low, _, high in bars(axes))
 
 
-def test_no_interval_is_lent_to_a_figure_that_its_comparison_does_not_make() -> None:
+def test_a_figure_without_an_interval_gets_no_bar() -> None:
     made = along_gamma()
-    made["decoders"]["exact 1"]["perplexity"] *= 1.5
+    made["decoders"]["exact 1"]["intervals"]["perplexity"] = {"low": None, "high": None, "reason": "few"}
     run = Run("made", None, made)
     assert measured(run, "exact 1", "perplexity").reach is None
     assert measured(run, "exact 2", "perplexity").reach is not None
@@ -258,77 +192,6 @@ def test_rank_correlation_is_that_of_the_points_or_undefined() -> None:
     assert "perplexity-score" not in of(summary())  # two variants
 
 
-def blocks(gap: float | None, bound: float | None = None) -> dict[str, Any]:
-    ends = {"gap_low": gap and gap - 0.1, "gap_high": gap and gap + 0.1, "gap_reason": gap is None and "none accepted"}
-    forwards = {"forwards": 3.0, "forwards_low": None, "forwards_high": None, "forwards_reason": "one prompt"}
-    bounds = {"bound": bound, "bound_low": None, "bound_high": None, "bound_reason": bound is None and "no bound"}
-    return {"gap": gap, **ends, **bounds, **forwards}
-
-
-def with_approximation() -> dict[str, Any]:
-    made = along_gamma()
-    for label, figures in made["decoders"].items():
-        gamma = figures["options"].get("gamma")
-        low, high = {"from": 0.0, "to": 1.0, "blocks": 9}, {"from": 1.0, "to": None, "blocks": 0}
-        costs = {"entropy": 0.5, "surprisal": 1.5, "forwards": 2.0, "forwards_low": 1.0, "forwards_high": 4.0}
-        none = dict.fromkeys((*costs, "forwards_reason"))
-        figures["approximation"] = gamma and {
-            "accepted": blocks(0.1 * gamma, 0.7 * gamma),
-            "emitted": blocks(0.2 * gamma),
-            "bins": [{**low, **costs, "forwards_reason": None}, {**high, **none}],
-        }
-        figures["approximation_reason"] = None if gamma else f"{label} drafts no blocks"
-    return made
-
-
-def test_the_gap_lies_beside_its_bound_and_each_option_has_its_column() -> None:
-    plot = of(with_approximation())["approximation"]
-    columns = [axes.get_xlabel().split()[0] for axes in plot.figure.axes]
-    assert columns == ["gamma", "width", "gamma", "width"]
-    without, last = plot.figure.axes[0], plot.figure.axes[2]
-    heights = [list(line.get_ydata()) for line in without.lines if len(line.get_xdata()) == 3]
-    gap, bound = [pytest.approx([0.1, 0.2, 0.4])] * 2, [pytest.approx([0.7, 1.4, 2.8])] * 2
-    assert heights == [*gap, *bound]
-    assert [list(line.get_ydata()) for line in last.lines if len(line.get_xdata()) == 3] == [
-        pytest.approx([0.2, 0.4, 0.8])
-    ] * 2
-    assert (1, 0.0, 1, 0.2) in bars(without)
-
-
-def test_what_exact_search_costs_is_drawn_where_there_were_blocks() -> None:
-    for axes, x in zip(of(with_approximation())["exact"].figure.axes, (0.5, 1.5), strict=True):
-        points = [line for line in axes.lines if line.get_linestyle() != "None"]  # and not the ends of intervals
-        assert {(*line.get_xdata(), *line.get_ydata()) for line in points} == {(x, 2.0)}
-        assert set(bars(axes)) == {(x, 1.0, x, 4.0)}
-
-
-def test_energy_is_drawn_where_it_was_measured_with_the_ratios_interval() -> None:
-    made = summary()
-    assert "energy" not in of(made)
-    for label, joules in (("mtad", 2.0), ("autoregressive", 4.0)):
-        made["decoders"][label]["energy"] |= {"joules_per_token": joules}
-    heading = {"decoder": "mtad", "reference": "autoregressive", "metric": "energy_ratio", "null": 1, "reason": None}
-    made["comparisons"].append({**heading, "value": 0.5, "low": 0.4, "high": 0.75})
-    axes = of(made)["energy"].figure.axes[0]
-    assert [bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)] == [2.0, 4.0]
-    assert bars(axes) == [(1.6, 0.0, 3.0, 0.0)]
-
-
-def test_energy_by_batch_is_that_of_the_cost_model_and_called_modelled(tmp_path: Path) -> None:
-    run = tmp_path / "name" / "abc"
-    run.mkdir(parents=True)
-    part = {"compute_joules_per_token": 1.0, "idle_joules_per_token": None, "measured_joules_per_token": None}
-    split = [{"batch": batch, "memory_joules_per_token": 8 / batch, **part} for batch in (1, 2, 4)]
-    energy = {"prices": {"source": "made up"}, "splits": {"autoregressive": split}}
-    (run / "cost.json").write_text(json.dumps({"energy": energy}), encoding="utf-8")
-    plot = of(summary(), run)["energy-by-batch"]
-    tops = [bar.get_y() + bar.get_height() for bar in plot.figure.axes[0].patches[3:6] if isinstance(bar, Rectangle)]
-    assert tops == [9, 5, 3]
-    assert "modelled, not measured" in plot.title and "made up" in plot.caption
-    (run / "cost.json").write_text('{"energy": null}', encoding="utf-8")
-    assert "energy-by-batch" not in of(summary(), run)
-
-
 def test_what_is_compared_with_the_baseline_is_no_difference_for_itself() -> None:
     run = Run("made", None, summary())
     assert baseline_of(run) == "autoregressive"
@@ -343,62 +206,3 @@ def test_without_autoregressive_decoding_the_first_reference_is_the_baseline() -
     found = of(made)
     assert "quality-speed" not in found
     assert found["gamma-sweep"].figure.axes[0].get_ylabel().startswith("speed-up of decoding over slow")
-
-
-def test_files_open_hold_their_fonts_and_are_the_same_when_drawn_again() -> None:
-    figure = {"x": "gamma", "panels": ["score"]}
-    first, again = (of(along_gamma(figure=figure))["gamma-sweep"] for _ in range(2))
-    png, pdf = picture(first, "png"), picture(first, "pdf")
-    inches = first.figure.get_size_inches()
-    assert png.startswith(b"\x89PNG")
-    assert struct.unpack(">II", png[16:24]) == pytest.approx(tuple(inches * 150), abs=1)
-    assert pdf.startswith(b"%PDF-") and pdf.rstrip().endswith(b"%%EOF")
-    assert b"/FontFile2" in pdf and b"/Type3" not in pdf and b"CreationDate" not in pdf
-    for form, content in (("png", png), ("pdf", pdf), ("svg", picture(first, "svg"))):
-        assert picture(again, form) == content  # type: ignore[arg-type]
-
-
-def test_a_label_with_dollars_is_no_formula() -> None:
-    rows = [row(label, f"p{i}", decoder=label) for label in ("a $\\nonsense$", "autoregressive") for i in range(6)]
-    made = {**summary_of(rows, "a $\\nonsense$", "autoregressive"), **REAL}
-    for plot in of(made).values():
-        assert picture(plot, "png").startswith(b"\x89PNG")
-
-
-def test_a_folder_of_results_and_a_summary_file_are_drawn_and_not_changed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "results" / "tiny-sql-mtad" / "abc"
-    run.mkdir(parents=True)
-    for file in (run / "summary.json", tmp_path / "table.json"):
-        file.write_text(json.dumps(summary()), encoding="utf-8")
-    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.rglob("*.json")}
-    main([str(tmp_path / "results"), str(tmp_path / "table.json"), "--out", str(tmp_path / "new" / "er")])
-    files = [Path(line) for line in capsys.readouterr().out.splitlines()]
-    kinds = ("quality-speed", "time")
-    names = [
-        f"{name}-{kind}.{form}" for name in ("tiny-sql-mtad-abc", "table") for kind in kinds for form in ("pdf", "png")
-    ]
-    assert [file.name for file in files] == names
-    assert all(file.read_bytes()[:4] in (b"\x89PNG", b"%PDF") for file in files)
-    assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in before} == before
-
-
-@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"comparisons":[],"decoders":{"autoregressive":{}}}'])
-def test_what_is_no_summary_is_named_in_one_line(content: str | None, tmp_path: Path) -> None:
-    file = tmp_path / "summary.json"
-    if content is not None:
-        file.write_text(content, encoding="utf-8")
-    with pytest.raises(SystemExit, match=r"^error: [^\n]*$") as stopped:
-        main([str(tmp_path), "--out", str(tmp_path / "out")])
-    assert tmp_path.name in str(stopped.value)
-    assert not (tmp_path / "out").exists()
-
-
-def test_one_place_twice_and_a_place_that_is_no_folder_are_named_in_one_line(tmp_path: Path) -> None:
-    file = tmp_path / "made.json"
-    file.write_text(json.dumps(summary()), encoding="utf-8")
-    with pytest.raises(SystemExit, match=r"^error: two plots would be called made-[^\n]*$"):
-        main([str(file), str(file), "--out", str(tmp_path / "out")])
-    with pytest.raises(SystemExit, match=r"^error: cannot write to [^\n]*$"):
-        main([str(file), "--out", str(file)])

@@ -239,3 +239,20 @@ def test_greedy_texts_of_lossless_decoders_are_compared_with_autoregressive_ones
     assert (left["texts"], left["diverged"], left["largest_gap"], left["first"][0]["position"]) == (2, 1, 0.001, 1)
     assert summary["decoders"]["autoregressive"]["divergence"] is None
     assert "1 of 2 texts leave the greedy one" in " ".join(printed(summary))
+
+
+def test_a_figure_of_one_variant_has_an_interval_of_its_own_that_holds_the_value() -> None:
+    rows = [one | {"score": float(number % 3 > 0)} for number, one in enumerate(random_rows(12, 2))]
+    figures = summary_of(rows, "fast", "slow")["decoders"]["fast"]
+    intervals = figures["intervals"]
+    for name in ("perplexity", "tokens_per_second", "tokens_per_target_forward"):
+        known = intervals[name]
+        assert known["low"] < figures[name] < known["high"] or "same value" in known["reason"], name
+    assert intervals["score"]["low"] < figures["score"]["value"] < intervals["score"]["high"]
+
+
+def test_of_few_prompts_no_figure_has_an_interval() -> None:
+    intervals = summary_of([row("a", "p"), row("b", "p")], "a", "b")["decoders"]["a"]["intervals"]
+    assert all(
+        one["low"] is None and one["high"] is None and "fewer than" in one["reason"] for one in intervals.values()
+    )

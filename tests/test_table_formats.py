@@ -99,7 +99,7 @@ def test_no_label_breaks_latex(tmp_path: Path) -> None:
 
 def test_no_label_breaks_markdown_or_html(tmp_path: Path) -> None:
     summary, _ = made({"fast": HOSTILE + "<script>", "slow": "autoregressive"})
-    table = of(save(tmp_path / "run", summary), f"main-{tmp_path.name}-run")
+    table = of(save(tmp_path / "run", summary), f"main-{tmp_path.name}")
     lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert "<script>" not in to_html(table) and "<script>" not in to_markdown(table)

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_a_table_has_the_values_and_intervals_of_the_summary(tmp_path: Path) -> None:
     summary, rows = made()
-    table = of(save(tmp_path / "run", summary, rows), "main-" + tmp_path.name + "-run")
+    table = of(save(tmp_path / "run", summary, rows), "main-" + tmp_path.name)
     found = {one["metric"]: one for one in summary["comparisons"] if one["decoder"] == "mtad"}
     for metric in ("speedup", "perplexity_ratio", "score_difference", "speedup_end_to_end"):
         ours = cell(table, "mtad†", metric)
@@ -50,11 +50,11 @@ def test_csv_gives_back_every_number_and_one_line_of_heads(tmp_path: Path) -> No
 
 def test_points_of_the_frontier_do_not_compete(tmp_path: Path) -> None:
     run = save(tmp_path / "run", {**with_frontier(), **TINY})
-    table = of(run, f"main-{tmp_path.name}-run")
+    table = of(run, f"main-{tmp_path.name}")
     colder = [one for one in table.rows if one.section.startswith("frontier")]
     assert len(colder) == 3 and not any(found.best for one in colder for found in one.cells)
     assert {one.rivals for one in colder} == {""}
-    assert of(run, f"frontier-{tmp_path.name}-run").rows
+    assert of(run, f"frontier-{tmp_path.name}").rows
 
 
 def test_a_stand_in_has_its_dagger_in_title_and_every_label(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_papers_figure_stands_beside_ours_for_its_own_settings_only(tmp_path
             for label, decoder, given in (("ours", one.decoder, taken), ("autoregressive", "autoregressive", {}))
         ]
         summary = summarise(rows, "id", one.models[0], one.tasks[0], ["ours", "autoregressive"])
-        return of(save(tmp_path / name, {**summary, **size}), f"main-{tmp_path.name}-{name}")
+        return of(save(tmp_path / name, {**summary, **size}), f"main-{tmp_path.name}")
 
     ours = run("same", options, REAL)
     assert (cell(ours, "ours", "score").paper, cell(ours, "ours", "score").version) == (one.value, one.version)

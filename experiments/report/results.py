@@ -6,8 +6,9 @@ Knows the files of a run; refuses to know what is made of them.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,16 @@ def read_results(place: Path) -> Results:
     if not runs:
         begun = f"; {len(unfinished)} have begun and not finished" if unfinished else ""
         raise UserError(f"there are no finished runs in {place}{begun}")
-    return Results(place, tuple(runs), tuple(unfinished))
+    return Results(place, tuple(_short(runs)), tuple(unfinished))
+
+
+def _short(runs: list[Run]) -> list[Run]:
+    """The runs, each by the name of its folder's folder as long as that is of no other one."""
+    folders = Counter(run.name.rpartition("/")[0] for run in runs)
+    return [
+        replace(run, name=folder) if (folder := run.name.rpartition("/")[0]) and folders[folder] == 1 else run
+        for run in runs
+    ]
 
 
 def _of_folder(folder: Path, place: Path) -> Run | Unfinished | None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from experiments.journal import disk
-from experiments.report.plots.measured import baseline_of, measured, metric
+from experiments.report.plots.measured import measured, metric
 from experiments.report.plots.plot import Plot
 from experiments.report.plots.style import COLOURS, INTERVALS, missing, plot, sheet
 from experiments.report.results import Run
@@ -67,8 +67,7 @@ def energy(run: Run) -> Plot | None:
         axes.errorbar([value.number], [place], xerr=value.reach, fmt="none", ecolor="black", elinewidth=0.9)
     _rows(axes, list(there))
     axes.set_xlabel(metric(run, "joules_per_token").axis)
-    bars = f"{INTERVALS} of the ratio to {baseline_of(run)}, laid at its value"
-    return plot(run, "energy", "joules per token at batch 1", figure, [], missing(list(found.items())), bars)
+    return plot(run, "energy", "joules per token at batch 1", figure, [], missing(list(found.items())), INTERVALS)
 
 
 def energy_by_batch(run: Run) -> Plot | None:

@@ -1,15 +1,13 @@
 """A variant's figures by the names that axes have, with intervals. Knows summaries; refuses to know pictures.
 
-A summary has intervals of comparisons alone. So the interval of a perplexity is that of its ratio to the baseline, laid
-at the baseline's perplexity, which counts as known: it shows whether the two differ, and not how well either is known.
+The interval of a figure such as perplexity says how well that is known of one variant; whether two variants differ,
+which write to the same prompts, only a comparison knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isclose
-from operator import add, mul
 from textwrap import wrap
 from typing import Any
 
@@ -18,7 +16,6 @@ from experiments.report.results import Run
 BASELINE = "autoregressive"
 FRONTIER = "frontier"  # the group of the samplings that were measured for the frontier
 AXIS = 44  # letters that fit along a panel
-TOGETHER = 1e-6  # relative; a figure and what its comparison makes of the baseline's are the same up to rounding
 
 
 @dataclass(frozen=True)
@@ -29,13 +26,11 @@ class Metric:
         title: on the axis, with the unit.
         better: the direction of the better value; empty if none is.
         path: of the figure in the summary of a variant; empty if it is a comparison with the baseline.
-        compared: the comparison that it has its interval from, and how that acts on the baseline's figure.
     """
 
     title: str
     better: str = ""
     path: tuple[str, ...] = ()
-    compared: tuple[str, Callable[[float, float], float]] | None = None
 
     @property
     def axis(self) -> str:
@@ -67,15 +62,11 @@ class Value:
 
 
 METRICS: Mapping[str, Metric] = {
-    "perplexity": Metric("perplexity under the target", "lower", ("perplexity",), ("perplexity_ratio", mul)),
-    "score": Metric("score", "higher", ("score", "value"), ("score_difference", add)),
-    "tokens_per_second": Metric("tokens per second of decoding", "higher", ("tokens_per_second",), ("speedup", mul)),
-    "joules_per_token": Metric(
-        "joules per token, idling included", "lower", ("energy", "joules_per_token"), ("energy_ratio", mul)
-    ),
-    "judge_perplexity": Metric(
-        "perplexity under the judge", "lower", ("judge_perplexity",), ("judge_perplexity_ratio", mul)
-    ),
+    "perplexity": Metric("perplexity under the target", "lower", ("perplexity",)),
+    "score": Metric("score", "higher", ("score", "value")),
+    "tokens_per_second": Metric("tokens per second of decoding", "higher", ("tokens_per_second",)),
+    "joules_per_token": Metric("joules per token, idling included", "lower", ("energy", "joules_per_token")),
+    "judge_perplexity": Metric("perplexity under the judge", "lower", ("judge_perplexity",)),
     "perplexity_ratio": Metric("perplexity, relative to {baseline}", "lower"),
     "judge_perplexity_ratio": Metric("perplexity under the judge, relative to {baseline}", "lower"),
     "score_difference": Metric("score, difference from {baseline}", "higher"),
@@ -121,25 +112,19 @@ def metric(run: Run, name: str) -> Metric:
     kinds = {figures["score"]["name"] for figures in run.summary["decoders"].values()} if name == "score" else set()
     if len(kinds) == 1 and None not in kinds:
         title = kinds.pop().replace("_", " ")
-    return Metric(title, found.better, found.path, found.compared)
+    return Metric(title, found.better, found.path)
 
 
 def measured(run: Run, label: str, name: str) -> Value:
     """A figure of a variant, by the name of its axis."""
-    known, baseline = metric(run, name), baseline_of(run)
+    known, figures = metric(run, name), run.summary["decoders"][label]
     if not known.path:
         return compared(run, label, name)
-    own = _own(run.summary["decoders"][label], known.path)
-    if own.value is None or known.compared is None or label == baseline:
+    own = _own(figures, known.path)
+    interval = figures.get("intervals", {}).get(name)  # not in summaries of the first versions
+    if own.value is None or interval is None:
         return own
-    comparison, act = known.compared
-    base = _own(run.summary["decoders"][baseline], known.path).value
-    found = compared(run, label, comparison)
-    if base is None or found.value is None or found.low is None or found.high is None:
-        return own
-    if not isclose(act(base, found.value), own.value, rel_tol=TOGETHER, abs_tol=TOGETHER):
-        return own  # such as figures of other rows; then the interval is not one of this figure
-    return Value(own.value, act(base, found.low), act(base, found.high))
+    return Value(own.value, interval["low"], interval["high"])
 
 
 def compared(run: Run, label: str, name: str) -> Value:

@@ -7,7 +7,7 @@ from math import isnan
 from matplotlib.lines import Line2D
 from scipy.stats import spearmanr
 
-from experiments.report.plots.measured import baseline_of, measured, metric
+from experiments.report.plots.measured import measured, metric
 from experiments.report.plots.plot import Plot
 from experiments.report.plots.speed import KINDS, kind
 from experiments.report.plots.style import GREY, INTERVALS, cross, entry, missing, numbered, plot, sheet
@@ -43,8 +43,7 @@ def perplexity_score(run: Run) -> Plot | None:
         "and may differ by less than their intervals.",
         *missing([(label, value) for label, both in found.items() for value in both]),
     ]
-    bars = f"{INTERVALS} of the comparison with {baseline_of(run)}, laid at its value"
-    return plot(run, "perplexity-score", "perplexity against score", figure, legend, caption, bars)
+    return plot(run, "perplexity-score", "perplexity against score", figure, legend, caption, INTERVALS)
 
 
 def correlation(points: list[tuple[float, float]]) -> float | None:

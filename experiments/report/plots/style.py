@@ -94,10 +94,8 @@ def plot(
     if legend:
         figure.set_figheight(max(figure.get_figheight(), LEGEND_LINE * len(legend) + 0.2))
         figure.legend(handles=legend, loc="outside right upper")
-    place = run.path and run.path.resolve()
-    name = f"{place.parent.name}-{place.name}" if place else run.name  # the name alone may be the run's number only
     return Plot(
-        f"{name.replace('/', '-')}-{kind}",
+        f"{run.name.replace('/', '-')}-{kind}",
         " ".join(filter(None, (title, f"({stand_in})" if stand_in else ""))),
         " ".join(caption),
         figure,

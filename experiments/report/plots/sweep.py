@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
-from experiments.report.plots.measured import Value, baseline_of, measured, metric
+from experiments.report.plots.measured import Value, measured, metric
 from experiments.report.plots.options import Lines, lines_along
 from experiments.report.plots.plot import Plot
 from experiments.report.plots.style import DOTTED, INTERVALS, Look, entry, look, missing, plot, say, sheet
@@ -45,10 +45,8 @@ def sweep(run: Run) -> Plot | None:
     caption = [f"{titles} along {option}, other options fixed.", LEVEL]
     if lines.left_out:
         caption.append(f"Left out, since they differ in other options: {', '.join(lines.left_out)}.")
-    shown = f"{INTERVALS} of the comparison with {baseline_of(run)}, laid at its value"
-    bars = shown if any(metric(run, name).compared for name in names) else INTERVALS
     caption += missing(without)
-    return plot(run, f"{option}-sweep", f"decoders along {option}", figure, _legend(lines, looks), caption, bars)
+    return plot(run, f"{option}-sweep", f"decoders along {option}", figure, _legend(lines, looks), caption, INTERVALS)
 
 
 def draw_lines(axes: Axes, run: Run, lines: Lines, name: str, looks: Mapping[str, Look]) -> list[tuple[str, Value]]:
