@@ -64,7 +64,7 @@ def test_a_stand_in_is_called_one_wherever_its_figures_stand(tmp_path: Path) -> 
     figures = re.findall(r"<figcaption>(.*?)</figcaption>", made, re.DOTALL)
     assert figures and all("†" in caption for caption in figures)
     claims = made[made.index('id="claims"') : made.index('id="tables"')]
-    assert claims.count("†</td><td>mtad†</td>") == claims.count("a stand-in</td>") > 0
+    assert claims.count("†</td><td>mtad† against autoregressive†</td>") == claims.count("a stand-in</td>") > 0
     assert "<strong>reproduced" not in made and "<strong>not reproduced" not in made
 
 
@@ -73,6 +73,30 @@ def test_a_real_pair_carries_no_dagger(tmp_path: Path) -> None:
     made = html(tmp_path)
     assert "†" not in made
     assert "stand-ins" not in made
+
+
+def test_no_verdict_stands_without_its_scope_and_what_differs_from_the_papers_setting(tmp_path: Path) -> None:
+    changed(written(tmp_path / "run"), parameters={"target": 8 * 10**9, "draft": 10**9})
+    summary, claims = html(tmp_path).split('id="tables"')[0].split('id="claims"')
+    told = re.findall(r"<strong>\d+</strong> ([^,]+?)[,.]", summary)
+    assert told and all(words.endswith("(another setting)") for words in told)
+    assert claims.count("<td>pair: ") == claims.count("another setting</td>") > 0
+
+
+def test_what_is_claimed_and_what_was_measured_are_in_one_unit(tmp_path: Path) -> None:
+    folder = written(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    energy = {"metric": "energy_ratio", "value": 0.4, "low": 0.3, "high": 0.5, "reason": None}
+    others = [one for one in summary["comparisons"] if one["metric"] != "energy_ratio"]
+    changed(folder, comparisons=[*others, {**others[0], **energy}])
+    claims = html(tmp_path).split('id="claims"')[1]
+    assert "2.84x less (J/token ratio 0.352)" in claims and "0.400 [0.300, 0.500], 2.50x less†" in claims
+
+
+def test_texts_of_other_turns_and_repeats_are_counted(tmp_path: Path) -> None:
+    written(tmp_path / "run", {"prompt_id": "p-3"}, {"prompt_id": "p-3", "repeat": 1}, {"prompt_id": "p-3", "turn": 1})
+    assert "The first text of each variant; 2 more, of other turns or repeats" in html(tmp_path, "p-3")
+    assert "The first text of each variant" not in html(tmp_path, "p-1")
 
 
 def test_mixtures_and_unfinished_runs_are_named_at_the_top(tmp_path: Path) -> None:

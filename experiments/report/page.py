@@ -20,13 +20,15 @@ from markupsafe import Markup
 from PIL import Image  # matplotlib brings it
 
 from experiments.frontier import GROUP as FRONTIER
+from experiments.journal import Row
 from experiments.report.background import about, caveats, machines, nulls, stand_ins
 from experiments.report.claims import RULES, UNMEASURED, Verdict, judge_claims
+from experiments.report.claims_text import measured, printed, with_scope
 from experiments.report.plots import Plot, picture, plots
 from experiments.report.published import Published
 from experiments.report.results import Results, Run
 from experiments.report.tables import tables, to_html
-from experiments.report.tables.table import DAGGER, DASH, MINUS
+from experiments.report.tables.table import DAGGER
 from experiments.report.trace import (
     KINDS,
     Question,
@@ -50,12 +52,18 @@ COLOURS = 64  # of a picture: enough for lines and letters, and a third of the s
 
 @dataclass(frozen=True)
 class Shown:
-    """One prompt of a run with its texts; `more` variants are left out."""
+    """One prompt of a run with its texts.
+
+    Attributes:
+        more: how many variants are left out.
+        others: how many further texts each variant has, in other turns and repeats.
+    """
 
     prompt: str
     asked: Question
     traces: tuple[VariantTrace, ...]
     more: int
+    others: int
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,8 @@ class Claims:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many claims have each verdict; one may have several, from several runs."""
-        return dict(Counter(name for _, found in self.measured for name in dict.fromkeys(one.verdict for one in found)))
+        """How many claims have each verdict, with its scope; one may have several, from several runs."""
+        return dict(Counter(words for _, found in self.measured for words in dict.fromkeys(map(with_scope, found))))
 
 
 def page(results: Results, prompts: Sequence[str] = (), first: int = FIRST) -> str:
@@ -95,7 +103,7 @@ def page(results: Results, prompts: Sequence[str] = (), first: int = FIRST) -> s
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "figure": _figure, "shortened": shortened}
+    environment.filters |= {"visible": visible, "shortened": shortened, "measured": measured, "printed": printed}
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     html = environment.get_template("page.html").render(
         title=f"Results: {results.place.resolve().name}",
@@ -151,7 +159,7 @@ def traced(results: Results, prompts: Sequence[str], first: int) -> list[Traced]
         known |= dict.fromkeys(ids)
         chosen = [one for one in prompts if one in ids] if prompts else ids[:first]
         try:
-            shown = tuple(_shown(run, one, trace_rows(run, rows, one)) for one in chosen)
+            shown = tuple(_shown(run, rows, one) for one in chosen)
             found.append(Traced(run, shown, None if shown else "no prompt of this run was chosen"))
         except UserError as error:
             found.append(Traced(run, (), str(error)))
@@ -171,11 +179,14 @@ def shortened(segments: Sequence[Segment]) -> Iterator[Segment]:
         room -= len(part.text)
 
 
-def _shown(run: Run, prompt: str, traces: Sequence[VariantTrace]) -> Shown:
+def _shown(run: Run, rows: Sequence[Row], prompt: str) -> Shown:
     """Its first variants; those of the frontier of colder sampling come last."""
     groups = {label: figures.get("group") for label, figures in run.summary["decoders"].items()}
-    order = sorted(traces, key=lambda one: groups[one.label] == FRONTIER)
-    return Shown(prompt, question(run, prompt), tuple(order[:MOST_VARIANTS]), len(order[MOST_VARIANTS:]))
+    order = sorted(trace_rows(run, rows, prompt), key=lambda one: groups[one.label] == FRONTIER)
+    texts = {(row["turn"], row["repeat"]) for row in rows if row["prompt_id"] == prompt}
+    return Shown(
+        prompt, question(run, prompt), tuple(order[:MOST_VARIANTS]), len(order[MOST_VARIANTS:]), len(texts) - 1
+    )
 
 
 def _policy(script: str) -> str:
@@ -183,8 +194,3 @@ def _policy(script: str) -> str:
     digest = b64encode(sha256(script.encode()).digest()).decode()
     only = f"script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
     return f"default-src 'none'; {only}; base-uri 'none'; form-action 'none'"
-
-
-def _figure(value: float | None) -> str:
-    """Three digits that count; a dash for None."""
-    return DASH if value is None else f"{value:.3g}".replace("-", MINUS)

@@ -52,7 +52,7 @@ class VariantTrace:
 
     Attributes:
         segments: none if the text is not in the results.
-        forwards: of the target, its reading of the prompt included.
+        forwards: of the target, its reading of the prompt not counted.
         absent: why there are no segments.
     """
 
