@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from matplotlib.patches import Rectangle
 
+from experiments.report.plots import plots
+from experiments.report.results import read_results
 from tests.drawn import along_gamma, bars, of, summary
+from tests.made_results import save
 
 
 def blocks(gap: float | None, bound: float | None = None) -> dict[str, Any]:
@@ -80,3 +83,10 @@ def test_energy_by_batch_is_that_of_the_cost_model_and_called_modelled(tmp_path:
     assert "modelled, not measured" in plot.title and "made up" in plot.caption
     (run / "cost.json").write_text('{"energy": null}', encoding="utf-8")
     assert "energy-by-batch" not in of(summary(), run)
+
+
+@pytest.mark.parametrize("study", ["{", "[]", '{"energy": {"splits": {}}}', '{"energy": null}'])
+def test_a_cost_model_that_says_nothing_is_not_drawn(study: str, tmp_path: Path) -> None:
+    save(tmp_path / "run", summary())
+    (tmp_path / "run" / "cost.json").write_text(study, encoding="utf-8")
+    assert [plot.name for plot in plots(read_results(tmp_path)) if "batch" in plot.name] == []

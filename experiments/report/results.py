@@ -6,8 +6,9 @@ Knows the files of a run; refuses to know what is made of them.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from experiments.journal import SCHEMA_VERSION, Row, disk
 from mtad.errors import UserError
 
 KEYS = {"run_id", "model", "task", "decoders", "comparisons", "code_versions"}
-TRIALS = "-tuning"  # ends the names of folders whose runs chose options for others
+TRIALS = "-tuning"  # ends the names of folders of trials, which chose options for others and have no summary
 SMALLEST = 10**9  # parameters of a target that is taken for a real one; the paper's smallest has 8 billion
 
 
@@ -49,6 +50,11 @@ class Run:
     def environment(self) -> Mapping[str, Any]:
         """The content of environment.json; empty without a folder."""
         return (_json(self.path / "environment.json") if self.path else None) or {}
+
+    @cached_property
+    def cost(self) -> Mapping[str, Any]:
+        """The cost study that `python -m experiments.cost` has left in its folder; empty without one that is whole."""
+        return (_json(self.path / "cost.json") if self.path else None) or {}
 
     @cached_property
     def processes(self) -> list[Mapping[str, Any]]:
@@ -105,7 +111,7 @@ def read_results(place: Path) -> Results:
         return Results(place, (_of_file(place, place.stem),))
     if not place.is_dir():
         raise UserError(f"there is no {place}; name a folder of results, of one run, or a summary file")
-    folders = sorted({file.parent for name in ("samples.jsonl", "summary.json") for file in place.rglob(name)})
+    folders = sorted(_folders(place))
     runs: list[Run] = []
     unfinished: list[Unfinished] = []
     for folder in folders:
@@ -122,6 +128,23 @@ def read_results(place: Path) -> Results:
     return Results(place, tuple(_short(runs)), tuple(unfinished))
 
 
+def _folders(place: Path) -> Iterator[Path]:
+    """Where runs have left something; links are followed, and no folder counts twice. Raises UserError."""
+    seen: set[str] = set()
+
+    def unreadable(error: OSError) -> None:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}")
+
+    for name, below, files in os.walk(place, onerror=unreadable, followlinks=True):
+        if (real := os.path.realpath(name)) in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()
+        if not {"samples.jsonl", "summary.json"}.isdisjoint((*below, *files)):
+            yield Path(name)
+
+
 def _short(runs: list[Run]) -> list[Run]:
     """The runs, each by the name of its folder's folder as long as that is of no other one."""
     folders = Counter(run.name.rpartition("/")[0] for run in runs)
@@ -133,13 +156,13 @@ def _short(runs: list[Run]) -> list[Run]:
 
 def _of_folder(folder: Path, place: Path) -> Run | Unfinished | None:
     """What a run has left; None for trials of tuning, which are no results, and for a run without a row."""
-    relative = folder.resolve().relative_to(place.resolve()).as_posix()
+    relative = folder.relative_to(place).as_posix()
     name = relative if relative != "." else f"{folder.resolve().parent.name}/{folder.resolve().name}"
-    if folder.parent.name.endswith(TRIALS) and folder.resolve() != place.resolve():
+    summary = folder / "summary.json"
+    if folder.parent.name.endswith(TRIALS) and folder != place and not summary.exists():
         return None
     rows, note = _lines(folder / "samples.jsonl")
     notes = (note,) if note else ()
-    summary = folder / "summary.json"
     if summary.exists():
         run = _of_file(summary, name)
         return Run(name, folder, run.summary, notes)
@@ -157,7 +180,11 @@ def _of_file(file: Path, name: str) -> Run:
 
 
 def _is_summary(value: object) -> bool:
-    return isinstance(value, dict) and value.keys() >= KEYS
+    if not isinstance(value, dict) or not value.keys() >= KEYS:
+        return False
+    decoders, lists = value["decoders"], (value["comparisons"], value["code_versions"])
+    variants = isinstance(decoders, dict) and decoders and all(isinstance(one, dict) for one in decoders.values())
+    return bool(variants) and all(isinstance(one, list) for one in lists)
 
 
 def _json(file: Path) -> dict[str, Any] | None:

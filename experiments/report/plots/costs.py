@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from experiments.journal import disk
 from experiments.report.plots.measured import measured, metric
 from experiments.report.plots.plot import Plot
 from experiments.report.plots.style import COLOURS, INTERVALS, missing, plot, sheet
@@ -72,10 +70,10 @@ def energy(run: Run) -> Plot | None:
 
 def energy_by_batch(run: Run) -> Plot | None:
     """Joules per token by source and batch, from the run's cost model; None without one."""
-    found = _cost(run).get("energy")
-    if not found:
+    found = run.cost.get("energy") or {}
+    splits: Mapping[str, Sequence[Mapping[str, Any]]] = found.get("splits") or {}
+    if not splits:
         return None
-    splits: Mapping[str, Sequence[Mapping[str, Any]]] = found["splits"]
     figure, panels = sheet(len(splits))
     any_measured = False
     for axes, (label, split) in zip(panels, splits.items(), strict=True):
@@ -105,17 +103,6 @@ def energy_by_batch(run: Run) -> Plot | None:
 
 
 KEYS = {"compute": "compute", "memory": "memory", "idling": "idle"}
-
-
-def _cost(run: Run) -> Mapping[str, Any]:
-    """The run's cost model; empty without one."""
-    file = run.path / "cost.json" if run.path else None
-    if file is None or not file.exists():
-        return {}
-    with disk("read", file):
-        content = file.read_bytes()
-    found = json.loads(content)
-    return found if isinstance(found, dict) else {}
 
 
 def _stack(

@@ -6,11 +6,9 @@ run's folder): modelled per token from FLOPs and bytes, with the prices that it 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.journal import disk
 from experiments.report.results import Run
 from experiments.report.tables.figures import (
     ENERGY_RATIO,
@@ -25,7 +23,6 @@ from experiments.report.tables.figures import (
 from experiments.report.tables.table import Cell, Column, Row, Table, finished
 
 EXPERIMENT = "table2"
-RECORD = "cost.json"
 ONE_BY_ONE = "runs write one text at a time; only the split knows larger batches"
 NO_SPLIT = "not split; python -m experiments.cost, with the settings of the run, does that"
 SPLIT = {  # key of a column -> key of the record
@@ -51,11 +48,10 @@ COLUMNS = (
 
 def energy_table(figures: Figures, runs: Sequence[Run]) -> Iterator[Table]:
     """The table of the runs of that experiment, and of those with a cost study; none without any."""
-    studies = {run.name: _study(run) for run in runs}
-    shown = [run for run in runs if run.summary.get("experiment") == EXPERIMENT or studies[run.name]]
-    rows = [row for run in shown for row in _rows(figures, run, studies[run.name])]
+    shown = [run for run in runs if run.summary.get("experiment") == EXPERIMENT or run.cost]
+    rows = [row for run in shown for row in _rows(figures, run, run.cost)]
     if rows:
-        notes = [*against(shown), *notes_of(shown), *_sources(studies[run.name] for run in shown)]
+        notes = [*against(shown), *notes_of(shown), *_sources(run.cost for run in shown)]
         yield finished(EXPERIMENT, f"Energy by batch{dagger(*shown)}", COLUMNS, rows, notes)
 
 
@@ -82,17 +78,3 @@ def _sources(studies: Iterator[Mapping[str, Any]]) -> Iterator[str]:
     for study in studies:
         if study.get("energy"):
             yield f"compute, memory: modelled for the target's reads, of {study['energy']['prices']['source']}"
-
-
-def _study(run: Run) -> Mapping[str, Any]:
-    """The cost study of a run; empty without one that can be read."""
-    file = run.path / RECORD if run.path else None
-    if file is None or not file.exists():
-        return {}
-    with disk("read", file):
-        content = file.read_bytes()
-    try:
-        study = json.loads(content)
-    except ValueError:
-        return {}
-    return study if isinstance(study, dict) else {}
