@@ -135,6 +135,7 @@ def test_the_verdict_follows_the_rules(
     found = verdicts(run(tmp_path, {metric: (value, low, high)}), claim)
     assert [(one.verdict, one.scope, one.differs) for one in found] == [(verdict, "the paper's setting", ())]
     assert found[0].why.startswith(why)
+    assert not (found[0].published.direction_only and "published figure" in found[0].why)
 
 
 def test_an_average_over_settings_is_set_against_each_run_and_says_so(tmp_path: Path) -> None:
@@ -143,6 +144,14 @@ def test_an_average_over_settings_is_set_against_each_run_and_says_so(tmp_path: 
     found = verdicts(tmp_path, "v1-speed-speculative")
     assert [one.run for one in found] == ["a", "b"]
     assert all("published is an average, this is one run" in one.why for one in found)
+
+
+def test_the_command_for_what_nobody_measured_names_a_task_that_can_be_scored(tmp_path: Path) -> None:
+    other = run(tmp_path, labels=("mmtad", "autoregressive"))
+    by_id = {one.published.id: one.why for one in judge_claims(read_results(other)) if one.run is None}
+    assert "experiment=figure1 model=llama2-13b task=cnn_dailymail" in by_id["v2-joint-score"]
+    assert "sampling.top_k=20" in by_id["v1-joint-greedy"]  # table1 has another default
+    assert "experiment=main_v2 model=llama2-13b measures" in by_id["v1-speed-speculative"]
 
 
 def pair_of(model: str) -> dict[str, Any]:

@@ -33,11 +33,13 @@ SAME, OPPOSITE, OPEN = "same direction", "opposite direction", "direction open"
 RULES = (
     "reproduced: the whole 95 % interval lies on the claimed side of no difference, and reaches the published figure",
     "not reproduced: the whole 95 % interval falls short of the published figure, whether or not the direction holds",
+    "of a claim without a figure only the direction is judged, by the same interval",
     "cannot tell: otherwise, or without an interval; always on a stand-in, whose models are none of the paper's kind",
     "scope: the paper's setting if pair, task, stated options, lengths and prompts are the paper's, else what differs",
     "a claim of an average over pairs and data sets is set against each run alone",
     "intervals are of one comparison each, not corrected for their number; the paper gives none for its figures",
 )
+ALL_TASKS = ("main_v2", "main_v4")  # experiments that name all data sets of a claim, with its limits and sampling
 MORE = (  # metrics of claims that no summary compares
     Metric(
         "score_ratio",
@@ -143,12 +145,14 @@ def _by_rule(claim: Published, found: Estimate) -> tuple[str, str]:
     direction = _direction(claim, found)
     if found.low is None or found.high is None:
         return CANNOT_TELL, direction
+    if claim.direction_only:
+        return {SAME: REPRODUCED, OPPOSITE: NOT_REPRODUCED, OPEN: CANNOT_TELL}[direction], direction
     best = found.high if claim.better == "higher" else -found.low
     if best < (claim.value if claim.better == "higher" else -claim.value):
         return NOT_REPRODUCED, f"{direction}, and the whole interval falls short of the published figure"
     if direction == SAME:
         return REPRODUCED, f"{direction}, and the interval reaches the published figure"
-    return CANNOT_TELL, f"{direction}: the interval contains no difference as well as the published figure"
+    return CANNOT_TELL, f'{direction}: the interval contains "no difference" as well as the published figure'
 
 
 def _direction(claim: Published, found: Estimate) -> str:
@@ -168,6 +172,9 @@ def _unmeasured(claim: Published) -> Verdict:
     command = f"python run.py experiment={claim.experiment} model={claim.models[0]}"
     if not claim.average:
         command += f" task={claim.tasks[0]} limit={claim.prompts[0]}"
+    elif claim.experiment not in ALL_TASKS:
+        limits = f"limit={claim.prompts[0]} max_new_tokens={claim.max_new_tokens[0]}"
+        command += f" task={claim.tasks[0]} sampling.top_k={claim.sampling['top_k'][0]} {limits}"
     needed = f"{claim.decoder} and {claim.reference} in one run" + ("" if claim.average else f" of {claim.tasks[0]}")
     why = f"no run here has {needed}; {command} measures it"
     return Verdict(claim, None, None, None, None, None, None, UNMEASURED, CANNOT_TELL, why)
