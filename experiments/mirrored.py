@@ -15,6 +15,7 @@ from experiments.records import stable_hash
 from experiments.report.results import Results, Run
 
 PROMPTS = 8  # whose texts are shown
+LONGEST_TAG = 64  # characters that trackers take; names of models may be longer
 STAND_IN = "†"
 ELSEWHERE = ("options", "sampling")  # of a variant: they are in the configuration
 BESIDE = ("low", "high", "p_holm", "reason")  # what a comparison has beside its value
@@ -47,11 +48,12 @@ def mirrored(results: Results) -> Mirrored:
     mark = f" {STAND_IN}" if run.stand_in else ""
     notes = [f"{STAND_IN} stand-in: {run.stand_in}; says nothing about the paper's models"] if run.stand_in else []
     variants = list(run.summary["decoders"])
+    tags = (run.summary["model"], run.summary["task"], *(["stand-in"] if run.stand_in else []))
     return Mirrored(
         id=stable_hash([name, run.summary["run_id"]]),
         name=name + mark,
         notes="\n".join(notes + results.notes),
-        tags=(run.summary["model"], run.summary["task"], *(["stand-in"] if run.stand_in else [])),
+        tags=tuple(tag[:LONGEST_TAG] for tag in tags),
         config={**_config(run), "run_id": run.summary["run_id"], "code_versions": list(run.summary["code_versions"])},
         metrics=dict(_metrics(run, mark)),
         columns=("prompt_id", "turn", "prompt", *(f"{label}{mark}" for label in variants)),

@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from time import monotonic
 from typing import Any, Protocol
 
@@ -64,13 +64,17 @@ class Ending:
 
 
 def in_a_child(module: str, argument: str, seconds: float) -> Ending:
-    """Run a module of ours with an argument; it and its own children end when this returns. Raises Stopped."""
+    """Run a module of ours with an argument; its children and temporary files end with it. Raises Stopped."""
     path = os.pathsep.join(filter(None, [str(Path(experiments.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
-    with TemporaryFile("w+") as output, TemporaryFile("w+", errors="replace") as errors:
+    with (
+        TemporaryFile("w+") as output,
+        TemporaryFile("w+", errors="replace") as errors,
+        TemporaryDirectory(ignore_cleanup_errors=True) as scratch,  # which a killed child cannot clear up itself
+    ):
         try:
             child = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, argument],
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": path, "TMPDIR": scratch},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
 from experiments.mirrored import Mirrored, mirrored
@@ -52,9 +52,9 @@ def main(request: Mapping[str, Any]) -> None:
     folder = Path(request["dir"])
     folder.mkdir(parents=True, exist_ok=True)
     before = _folders(folder, content.id)
-    with TemporaryDirectory() as scratch:  # wandb's own logs and copies, which name places of this machine
-        os.environ |= {"WANDB_CACHE_DIR": scratch, "WANDB_DATA_DIR": scratch}
-        address, left_out = _send(request, content, results)
+    scratch = gettempdir()  # deleted with this process, for wandb's logs and copies, which name places of this machine
+    os.environ |= {"WANDB_CACHE_DIR": scratch, "WANDB_DATA_DIR": scratch}
+    address, left_out = _send(request, content, results)
     fresh = max(_folders(folder, content.id) - before, default=None)
     if fresh is None:
         sys.exit("wandb has written nothing; does a variable WANDB_... of the environment switch it off?")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.mirrored import LONGEST_TAG
 from experiments.optional import look_for
 from experiments.progress import say
 from experiments.tracker import Ending, in_a_child
@@ -39,6 +40,8 @@ class WandbTracker:
             raise UserError(f"timeout must be > 0, not {self.timeout}")
         if not self.project:
             raise UserError("project must name a project of wandb")
+        if wrong := [tag for tag in self.tags if not 1 <= len(tag) <= LONGEST_TAG]:
+            raise UserError(f"tags must have 1 to {LONGEST_TAG} characters, unlike {wrong[0]!r}")
 
     def check(self) -> None:
         look_for("wandb", "wandb")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,9 +34,10 @@ KEY = "0123456789abcdef" * 2 + "01234567"  # made up
 NOWHERE = "http://127.0.0.1:9"  # nobody answers there
 OFFLINE = ("tracker=wandb", "tracker.mode=offline", f"tracker.entity={ENTITY}", "tracker.tags=[mine]")
 HANGS = """
-import os, pathlib, subprocess, time
+import os, pathlib, subprocess, tempfile, time
 child = subprocess.Popen(["sleep", "300"])
-pathlib.Path(os.environ["SEEN"]).write_text(f"{os.getpid()} {child.pid}")
+left = tempfile.mkdtemp()
+pathlib.Path(os.environ["SEEN"]).write_text(f"{os.getpid()} {child.pid} {left}")
 time.sleep(300)
 """
 
@@ -196,6 +198,15 @@ def test_a_text_whose_licence_forbids_it_stays_here(saved_pair: Path, tmp_path: 
     assert "w1 w2" in said["talk/two", 1]
 
 
+def test_a_model_whose_name_is_longer_than_a_tag_may_be_is_mirrored(
+    measured: tuple[Path, Stored], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(measured[0], tmp_path / "copy" / "run")
+    (folder / "summary.json").write_text(json.dumps({**summary_of(folder), "model": "m" * 90}))
+    assert "kept on the disk" in mirrored_line(WandbTracker(mode="offline"), folder, tmp_path, capsys)
+    assert "m" * 64 in stored(tmp_path).seen["tags"]
+
+
 def mirrored_line(tracker: WandbTracker, run: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> str:
     tracker.mirror(run, results, None)
     (line,) = capsys.readouterr().err.splitlines()
@@ -263,17 +274,19 @@ def alive(process: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def assert_all_dead(seen: Path) -> None:
-    processes = [int(number) for number in seen.read_text().split()]
+def assert_all_gone(seen: Path) -> None:
+    *numbers, left = seen.read_text().split()
+    processes = [int(number) for number in numbers]
     deadline = time.monotonic() + 5
     while any(map(alive, processes)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(processes) == 2 and not any(map(alive, processes))
+    assert not Path(left).exists()
 
 
-def test_a_child_that_hangs_is_ended_with_its_own_children(seen: Path) -> None:
+def test_a_child_that_hangs_is_ended_with_its_own_children_and_temporary_files(seen: Path) -> None:
     assert in_a_child("hangs", "", 5).failure == "no end within 5 s"
-    assert_all_dead(seen)
+    assert_all_gone(seen)
 
 
 def test_a_signal_does_not_wait_for_a_child(seen: Path) -> None:
@@ -288,7 +301,7 @@ def test_a_signal_does_not_wait_for_a_child(seen: Path) -> None:
         timer.start()
         in_a_child("hangs", "", 60)
     assert ended.value.code == 128 + signal.SIGTERM and time.monotonic() - began < 30
-    assert_all_dead(seen)
+    assert_all_gone(seen)
 
 
 def test_without_the_package_the_run_ends_before_it_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -307,6 +320,7 @@ def test_without_the_package_the_run_ends_before_it_begins(monkeypatch: pytest.M
         ("tracker.mode=always", "tracker wandb: mode must be one of online, offline, not 'always'"),
         ("tracker.timeout=0", "timeout must be > 0"),
         ("tracker.project=''", "project must name a project"),
+        (f"tracker.tags=[mine,{'x' * 65}]", "tags must have 1 to 64 characters, unlike 'x"),
         ("+tracker.api_key=x", "tracker wandb has no option 'api_key'"),
     ],
 )
