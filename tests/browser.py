@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Timer
 from typing import Any, BinaryIO
 
 PROGRAM = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
@@ -24,7 +25,8 @@ FLAGS = (
     "--no-first-run",
     "--remote-debugging-pipe",
 )
-THERE = "--host-resolver-rules=MAP * ~NOTFOUND"  # no network, and no look-ups of names
+NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND"
+LONGEST = 240.0  # seconds after which a browser is ended, for its answers are waited for without a limit
 
 
 @dataclass
@@ -118,7 +120,7 @@ def chromium(profile: Path) -> Iterator[Browser]:
     # It reads commands from descriptor 3 and answers on 4, which Python does not pass on under these numbers itself.
     redirect = 'exec "$@" 3<&"$IN" 4>&"$OUT"'
     process = subprocess.Popen(
-        ["bash", "-c", redirect, "bash", PROGRAM, *FLAGS, THERE, f"--user-data-dir={profile}"],
+        ["bash", "-c", redirect, "bash", PROGRAM, *FLAGS, NO_NETWORK, f"--user-data-dir={profile}"],
         pass_fds=(theirs_in, theirs_out),
         env={**os.environ, "IN": str(theirs_in), "OUT": str(theirs_out)},
         stderr=subprocess.DEVNULL,
@@ -126,6 +128,8 @@ def chromium(profile: Path) -> Iterator[Browser]:
     )
     os.close(theirs_in)
     os.close(theirs_out)
+    limit = Timer(LONGEST, process.kill)
+    limit.start()
     with os.fdopen(ours_out, "wb") as to, os.fdopen(ours_in, "rb") as answers:
         browser = Browser(to, answers)
         try:
@@ -134,5 +138,6 @@ def chromium(profile: Path) -> Iterator[Browser]:
             browser._session = None
             browser.call("Browser.close")
         finally:
+            limit.cancel()
             process.kill()
             process.wait()
