@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experiments.report.results import read_results
 from experiments.report.tables import Cell, Column, Row, tables, to_html, to_latex, to_markdown
+from experiments.report.tables.formats import latex
 from experiments.report.tables.table import finished, shown, with_best
 from tests.made_results import REFERENCE, made, of, save
 
@@ -95,6 +96,10 @@ def test_no_label_breaks_latex(tmp_path: Path) -> None:
         lines = [line for line in written.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
         assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {width - 1}
         assert not re.search(r"[^\x00-\x7f\u00c0-\u00ff]", written)
+
+
+def test_no_control_character_reaches_latex() -> None:
+    assert latex("a\x1b[31mb\x00\x7f") == r"a\texttt{U+001B}{[}31mb\texttt{U+0000}\texttt{U+007F}"
 
 
 def test_no_label_breaks_markdown_or_html(tmp_path: Path) -> None:

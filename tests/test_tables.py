@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.report.published import published
+from experiments.report.published import pairs, published
 from experiments.report.results import read_results
 from experiments.report.tables import Table, tables, to_csv, to_html, to_latex, to_markdown
 from experiments.summarise import summarise
@@ -90,12 +90,19 @@ def test_the_papers_figure_stands_beside_ours_for_its_own_settings_only(tmp_path
         summary = summarise(rows, "id", one.models[0], one.tasks[0], ["ours", "autoregressive"])
         return of(save(tmp_path / name, {**summary, **size}), f"main-{tmp_path.name}")
 
-    ours = run("same", options, REAL)
+    weights = {"weights": {role: {"id": hub_id} for role, hub_id in pairs()[one.models[0]].items()}}
+    ours = run("same", options, {**REAL, **weights})
+    assert any("score beside the paper's: ours has prompts 6, not 100" in note for note in ours.notes)
+    foreign = {"weights": {role: {"id": "some/other"} for role in weights["weights"]}}
+    for named, differs in (("renamed", foreign), ("unrecorded", {})):  # the name of a pair alone proves nothing
+        assert cell(run(named, options, {**REAL, **differs}), "ours", "score").paper is None
     assert (cell(ours, "ours", "score").paper, cell(ours, "ours", "score").version) == (one.value, one.version)
     assert f"{one.value:.3f} ({one.version})" in to_markdown(ours) and "in the paper" in to_latex(ours)
     assert "score_paper" in to_csv(ours).splitlines()[0]
-    assert cell(run("other", {**options, next(iter(options)): 0.123}, REAL), "ours", "score").paper is None
-    assert cell(run("small", options, TINY), "ours†", "score").paper is None
+    assert (
+        cell(run("other", {**options, next(iter(options)): 0.123}, {**REAL, **weights}), "ours", "score").paper is None
+    )
+    assert cell(run("small", options, {**TINY, **weights}), "ours†", "score").paper is None
 
 
 def test_the_options_of_a_figure_run_down_the_table_in_their_order(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from experiments.report.results import Results, Run
 
 HEADING = ("run", "run_id", "experiment", "model", "task", "stand_in")
 NESTED = ("acceptance", "counts", "seconds", "grades", "energy", "score")  # flattened, as in `seconds.decode`
+BLOCKS = ("accepted", "emitted")  # of the approximation, flattened too
 KEPT_WHOLE = ("task_figures", "divergence")
 
 
 def variants_frame(results: Results) -> pd.DataFrame:
     """One line for each variant: `run` ... `stand_in`, `variant`, its figures, `option.<name>` and `sampling.<name>`.
 
-    A figure that was not measured is None, and `<figure>_reason` says why.
+    A figure that was not measured is None, and `<figure>_reason` says why. Intervals are `<figure>_low` and `_high`.
     """
     return pd.DataFrame(
         [
@@ -51,6 +52,13 @@ def _flat(figures: Mapping[str, Any]) -> dict[str, Any]:
         if key in ("options", "sampling"):
             prefix = key.removesuffix("s")
             flat |= {f"{prefix}.{name}": item for name, item in (value or {}).items()}
+        elif key == "intervals":
+            ends = {"low": "low", "high": "high", "interval_reason": "reason"}
+            flat |= {f"{name}_{end}": of[key] for name, of in value.items() for end, key in ends.items()}
+        elif key == "approximation" and value:
+            flat |= {f"{key}.{name}": item for name, item in value.items() if name not in (*BLOCKS, "bins")}
+            for name in BLOCKS:
+                flat |= {f"{key}.{name}.{inner}": item for inner, item in (value[name] or {}).items()}
         elif key in NESTED and isinstance(value, Mapping):
             flat |= {f"{key}.{name}": item for name, item in value.items()}
         elif key not in KEPT_WHOLE:

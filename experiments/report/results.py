@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -94,15 +94,20 @@ class Results:
         both: list[Run | Unfinished] = [*self.runs, *self.unfinished]
         found = [f"{run.name}: {note}" for run in both for note in run.notes]
         found += [f"{run.name}: not finished, {run.texts} texts so far; left out" for run in self.unfinished]
-        versions = {version for run in self.runs for version in run.summary["code_versions"]}
-        if len(versions) > 1:
-            found.append(f"MIXED: these runs were measured by {len(versions)} versions of the code")
+        found += mixture(self.runs)
         found += [
             f"MIXED: {run.name} has rows of {len(run.summary['code_versions'])} versions of the code"
             for run in self.runs
             if len(run.summary["code_versions"]) > 1
         ]
         return found
+
+
+def mixture(runs: Sequence[Run]) -> list[str]:
+    """A line, if these runs were not all measured by one version of the code."""
+    versions = {version for run in runs for version in run.summary["code_versions"]}
+    many = len(runs) > 1 and len(versions) > 1
+    return [f"MIXED: these runs were measured by {len(versions)} versions of the code"] if many else []
 
 
 def read_results(place: Path) -> Results:

@@ -20,7 +20,7 @@ PHYSICAL = ("speedup", "energy_ratio")  # metrics that depend on what it runs on
 def differences(claim: Published, run: Run, label: str, reference: str) -> list[str]:
     """In a few words each."""
     summary, decoders = run.summary, run.summary["decoders"]
-    found = [] if _same_pair(claim.models, summary) else [f"pair: {summary['model']}"]
+    found = [] if same_pair(claim.models, summary) else [f"pair: {summary['model']}"]
     found += [] if summary["task"] in claim.tasks else [f"task: {summary['task']}"]
     for name, options, sampling in (
         (label, claim.options, claim.sampling),
@@ -38,7 +38,7 @@ def differences(claim: Published, run: Run, label: str, reference: str) -> list[
     return found
 
 
-def _same_pair(models: Sequence[str], summary: Mapping[str, Any]) -> bool:
+def same_pair(models: Sequence[str], summary: Mapping[str, Any]) -> bool:
     """Whether the weights are those of one of these pairs, from the hub or a folder of the same name."""
     weights = summary.get("weights") or {}
 

@@ -16,9 +16,9 @@ from experiments.report.tables.figures import (
     VARIANT,
     Figures,
     against,
+    caveats_of,
     dagger,
-    name_of,
-    notes_of,
+    sections_of,
 )
 from experiments.report.tables.table import Cell, Column, Row, Table, finished
 
@@ -49,14 +49,16 @@ COLUMNS = (
 def energy_table(figures: Figures, runs: Sequence[Run]) -> Iterator[Table]:
     """The table of the runs of that experiment, and of those with a cost study; none without any."""
     shown = [run for run in runs if run.summary.get("experiment") == EXPERIMENT or run.cost]
-    rows = [row for run in shown for row in _rows(figures, run, run.cost)]
+    sections = sections_of(shown)
+    rows = [row for run in shown for row in _rows(figures, run, sections[run.name])]
     if rows:
-        notes = [*against(shown), *notes_of(shown), *_sources(run.cost for run in shown)]
+        notes = [*against(shown), *caveats_of(shown), *_sources(run.cost for run in shown)]
         yield finished(EXPERIMENT, f"Energy by batch{dagger(*shown)}", COLUMNS, rows, notes)
 
 
-def _rows(figures: Figures, run: Run, study: Mapping[str, Any]) -> Iterator[Row]:
+def _rows(figures: Figures, run: Run, section: str) -> Iterator[Row]:
     """One line for each variant, and one more for each larger batch that it was split for."""
+    study = run.cost
     splits = (study.get("energy") or {}).get("splits", {})
     for label in run.summary["decoders"]:
         of_label = {split["batch"]: split for split in splits.get(label, ())}
@@ -64,7 +66,7 @@ def _rows(figures: Figures, run: Run, study: Mapping[str, Any]) -> Iterator[Row]
             own = {"batch": Cell(batch), **_split(of_label.get(batch), study.get("energy_reason") or NO_SPLIT)}
             if batch > 1:
                 own |= {"joules_per_token": Cell(None, ONE_BY_ONE), ENERGY_RATIO.key: Cell(None, ONE_BY_ONE)}
-            yield figures.row(run, label, COLUMNS, name_of(run), **own)
+            yield figures.row(run, label, COLUMNS, section, **own)
 
 
 def _split(split: Mapping[str, Any] | None, absent: str) -> dict[str, Cell]:

@@ -5,12 +5,14 @@ Copies only, nothing is computed. Refuses to know which table a cell stands in.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.report.frames import comparisons_frame, variants_frame
 from experiments.report.published import published_for
-from experiments.report.results import Results, Run
+from experiments.report.results import Results, Run, mixture
+from experiments.report.setting import differences, same_pair
 from experiments.report.tables.table import DAGGER, LEVEL, UNKNOWN, Cell, Column, Row
 
 BASELINE = "autoregressive"
@@ -21,6 +23,10 @@ SOURCES = {  # key of a column -> key of the frame, where they differ
     "mean_acceptance_length": "acceptance.mean_acceptance_length",
     "joules_per_token": "energy.joules_per_token",
     "joules_per_token_net": "energy.joules_per_token_net",
+    "gap_without_last_token": "approximation.accepted.gap",
+    "gap_with_last_token": "approximation.emitted.gap",
+    "gap_bound": "approximation.accepted.bound",
+    "forwards_per_block": "approximation.emitted.forwards",
 }
 ITSELF = "the reference itself"
 SECTIONS = {FRONTIER: "frontier: plain sampling, colder or narrower"}
@@ -84,17 +90,18 @@ class Figures:
         return self.compared(run, label, column.key) if column.better else self.measured(run, label, column.key)
 
     def measured(self, run: Run, label: str, key: str) -> Cell:
-        """A figure of one variant."""
+        """A figure of one variant, with its own interval if it has one, and the paper's beside it."""
         record = self.variants[run.name, label]
         source = SOURCES.get(key, key)
-        group = source.partition(".")[0]
-        reasons = (record.get(name) for name in (f"{source}_reason", f"{group}.reason", f"{group}_reason"))
+        parts = source.split(".")
+        groups = [".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
+        names = (f"{source}_reason", *(f"{group}{end}" for group in groups for end in (".reason", "_reason")))
         value = record.get(source)
-        reason = next((str(found) for found in reasons if found), UNKNOWN) if value is None else None
-        one = (
-            None if run.stand_in else published_for(run.summary["model"], run.summary["task"], *_asked(run, label, key))
-        )
-        return Cell(value, reason, paper=one.value if one else None, version=one.version if one else None)
+        if value is None:
+            return Cell(None, next((str(record[name]) for name in names if record.get(name)), UNKNOWN))
+        low, high = (record.get(f"{source}_{end}", record.get(f"{key}_{end}")) for end in ("low", "high"))
+        reason = record.get(f"{key}_interval_reason") or record.get(f"{source}_reason") if low is None else None
+        return Cell(value, reason, low, high, **_published(run, label, key))
 
     def compared(self, run: Run, label: str, metric: str) -> Cell:
         """A variant against the run's reference."""
@@ -175,17 +182,32 @@ def records(frame: Any) -> list[Record]:
     ]
 
 
+def sections_of(runs: Sequence[Run]) -> dict[str, str]:
+    """What each run's rows stand under in a table of several: its pair and data set, and its own name if need be."""
+    often = Counter(map(name_of, runs))
+    return {run.name: name_of(run) + (f", {run.name}" if often[name_of(run)] > 1 else "") for run in runs}
+
+
 def notes_of(runs: Iterable[Run]) -> list[str]:
-    """What a reader of the figures of these runs must know, whatever the table."""
+    """What a reader of the quality of these runs must know."""
     runs = list(runs)
+    names = (next(iter(run.summary["decoders"].values()))["score"]["name"] for run in runs)
+    return [
+        "perplexity: of the output, under the target's untruncated law at temperature 1",
+        *([f"score: {' or '.join(named)}"] if (named := [*dict.fromkeys(name for name in names if name)]) else []),
+        *caveats_of(runs),
+    ]
+
+
+def caveats_of(runs: Sequence[Run]) -> list[str]:
+    """What a reader of any figure of these runs must know."""
     told: list[str] = []
     for why in dict.fromkeys(run.stand_in for run in runs if run.stand_in):
         told.append(f"{DAGGER} {why}: a stand-in, whose figures say nothing about the paper's models")
-    told.append("perplexity: of the output, under the target's untruncated law at temperature 1")
-    names = (next(iter(run.summary["decoders"].values()))["score"]["name"] for run in runs)
-    told += [f"score: {' or '.join(named)}"] if (named := [*dict.fromkeys(name for name in names if name)]) else []
+    told += mixture(runs)
+    sections = sections_of(runs)
     for run in runs:
-        before = f"{name_of(run)}: " if len(runs) > 1 else ""
+        before = f"{sections[run.name]}: " if len(runs) > 1 else ""
         told += [f"{before}{said}" for said in _open(run)]
     return told
 
@@ -230,10 +252,14 @@ def _of_energy(energy: Sequence[Mapping[str, Any]]) -> list[str]:
     return told
 
 
-def _asked(run: Run, label: str, key: str) -> tuple[str, str, Mapping[str, Any], Mapping[str, Any]]:
-    """Which of the paper's figures is asked for."""
-    figures = run.summary["decoders"][label]
-    return figures.get("decoder") or "", key, figures.get("options") or {}, figures.get("sampling") or {}
+def _published(run: Run, label: str, key: str) -> dict[str, Any]:
+    """What a cell says of the paper's figure; nothing if there is none for this pair, by its weights, and settings."""
+    summary, figures = run.summary, run.summary["decoders"][label]
+    options, sampling = figures.get("options") or {}, figures.get("sampling") or {}
+    one = published_for(summary["model"], summary["task"], figures.get("decoder") or "", key, options, sampling)
+    if one is None or run.stand_in or not same_pair(one.models, summary):
+        return {}
+    return {"paper": one.value, "version": one.version, "differs": "; ".join(differences(one, run, label, label))}
 
 
 def _listed(settings: Mapping[str, Any] | None) -> str | None:

@@ -139,7 +139,7 @@ def _latex_letter(letter: str) -> str:
     special = LATEX.get(letter)
     if special is not None:
         return special
-    known = letter.isascii() or (letter.isalpha() and ord(letter) < 0x100)
+    known = (letter.isascii() and letter.isprintable()) or (letter.isalpha() and ord(letter) < 0x100)
     return letter if known else rf"\texttt{{U+{ord(letter):04X}}}"
 
 
@@ -200,6 +200,8 @@ def _csv_kind(table: Table, place: int) -> dict[str, str]:
     column: Column = table.columns[place]
     if not column.digits:
         return {"": "value"}
-    interval = {"_low": "low", "_high": "high", "_p_holm": "p_holm", "_detectable": "detectable"}
+    interval = {"_low": "low", "_high": "high"} if any(row.cells[place].low is not None for row in table.rows) else {}
+    if column.better:
+        interval = {"_low": "low", "_high": "high", "_p_holm": "p_holm", "_detectable": "detectable"}
     paper = {"_paper": "paper", "_paper_version": "version"} if table.has_paper(place) else {}
-    return {"": "value", **(interval if column.better else {}), "_reason": "reason", **paper}
+    return {"": "value", **interval, "_reason": "reason", **paper}

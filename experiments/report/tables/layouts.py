@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from experiments.report.results import Results, Run
+from experiments.report.tables.approximation import approximation_table
 from experiments.report.tables.energy import energy_table
 from experiments.report.tables.figures import (
     ACCEPTANCE,
@@ -32,6 +33,7 @@ from experiments.report.tables.figures import (
     name_of,
     notes_of,
     reference_of,
+    sections_of,
 )
 from experiments.report.tables.table import Cell, Column, Row, Table, finished, with_best
 
@@ -61,7 +63,11 @@ MORE = (  # for CSV only
         )
     ),
 )
-COMPARED = {"perplexity_ratio", "score_difference", "speedup", "speedup_end_to_end", "energy_ratio"}
+COMPARED = {  # metric -> better direction
+    "judge_perplexity_ratio": "lower",
+    "speedup_end_to_end": "higher",
+    "energy_ratio_net": "lower",
+}
 MEASURES = {"distinct_2": "distinct-2", "self_bleu": "self-BLEU"}
 
 
@@ -76,7 +82,7 @@ def tables(results: Results) -> list[Table]:
         found += _by_option(figures, runs, experiment)
         if experiment == "table1":
             found.append(_table1(figures, runs))
-    found += energy_table(figures, results.runs)
+    found += [*energy_table(figures, results.runs), *approximation_table(figures, results.runs)]
     return list(_named_apart(found))
 
 
@@ -104,7 +110,8 @@ def _tuning(run: Run) -> Iterator[str]:
 def _table1(figures: Figures, runs: Sequence[Run]) -> Table:
     """Perplexity against the task's score."""
     columns = (*HEADING, VARIANT, KIND, *QUALITY, DISTINCT, Column("mean_tokens", "mean\ntokens", ".1f"))
-    rows = [figures.row(run, label, columns, name_of(run)) for run in runs for label in run.summary["decoders"]]
+    sections = sections_of(runs)
+    rows = [figures.row(run, label, columns, sections[run.name]) for run in runs for label in run.summary["decoders"]]
     title = f"Perplexity against score{dagger(*runs)}"
     return finished("table1", title, columns, with_best(columns, rows), [*against(runs), *notes_of(runs)])
 
@@ -114,9 +121,10 @@ def _by_option(figures: Figures, runs: Sequence[Run], experiment: str | None) ->
     along = {run.name: (run.summary.get("figure") or {}).get("x") for run in runs}
     for x in dict.fromkeys(name for name in along.values() if name):
         drawn = [run for run in runs if along[run.name] == x]
+        sections = sections_of(drawn)
         columns = (*HEADING, VARIANT, Column(x, x), *QUALITY, SPEEDUP, *PACE, *_panels(drawn))
         rows = [
-            figures.row(run, label, columns, name_of(run), **{x: Cell(_plain(value), "it has no such option")})
+            figures.row(run, label, columns, sections[run.name], **{x: _option(value)})
             for run in drawn
             for label, value in _values(figures, run, x)
         ]
@@ -153,7 +161,7 @@ def _panels(runs: Sequence[Run]) -> list[Column]:
     names = dict.fromkeys(str(panel) for run in runs for panel in (run.summary["figure"].get("panels") or ()))
     return [
         next((column for column in (ENERGY_RATIO, DISTINCT) if column.key == name), None)
-        or Column(name, name.replace("_", " ").replace(" ", "\n", 1), ".4g", "higher" if name in COMPARED else None)
+        or Column(name, name.replace("_", " ").replace(" ", "\n", 1), ".4g", COMPARED.get(name))
         for name in names
         if name not in known
     ]
@@ -245,11 +253,13 @@ def _title(run: Run) -> str:
     return f"{name_of(run)}, {first['prompts']} prompts{repeats} (run {run.summary['run_id']})"
 
 
-def _plain(value: Any) -> Any:
-    """An option's value as a cell has it; whole numbers without a point."""
+def _option(value: Any) -> Cell:
+    """An option's value; whole numbers without a point."""
+    if value is None:
+        return Cell(None, "it has no such option")
     if isinstance(value, float) and value == int(value):
-        return int(value)
-    return value if isinstance(value, int | float | None) and not isinstance(value, bool) else str(value)
+        return Cell(int(value))
+    return Cell(value if isinstance(value, int | float) and not isinstance(value, bool) else str(value))
 
 
 def _file_name(*parts: str) -> str:

@@ -31,6 +31,7 @@ class Cell:
         detectable: the smallest effect that the sample could have shown.
         no_loss: whether "no loss" is shown, beyond a margin.
         paper, version: the paper's figure, and in which version of it that stands.
+        differs: in what its setting is another one than ours, in words.
         best: it is told apart from all that it competes with.
     """
 
@@ -45,6 +46,7 @@ class Cell:
     no_loss: bool = False
     paper: float | None = None
     version: str | None = None
+    differs: str = ""
     best: bool = False
 
     @property
@@ -145,7 +147,7 @@ def shown(cell: Cell, column: Column) -> tuple[str, str]:
         return cell.value, ""
     digits = f"+{column.digits}" if cell.null == 0 and not cell.exact else column.digits
     value = _signed(cell.value, digits or "g")
-    if column.better is None or cell.exact:
+    if cell.exact or not (column.better or cell.low is not None or cell.reason):
         return value, ""
     if cell.low is None or cell.high is None:
         return value, f"[{DASH}]"
@@ -190,9 +192,15 @@ def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
     printed = [(column, [row.cells[place] for row in rows]) for place, column in enumerate(columns) if column.head]
     compared = [cell for column, cells in printed if column.better for cell in cells]
     if any(cell.best for cell in compared):
-        yield "bold: best of its run, its 95 % interval apart from all others' (those of the frontier do not compete)"
-    if any(cell.low is not None and not cell.exact for cell in compared):
+        bold = "best of its run in this table, its 95 % interval apart from all others'"
+        yield f"bold: {bold} (those of the frontier do not compete)"
+    if any(cell.low is not None and not cell.exact for _, cells in printed for cell in cells):
         yield "[ ]: 95 % interval, not corrected for the number of comparisons"
+    if owners := [column.title for column, cells in printed if not column.better and any(c.low for c in cells)]:
+        yield f"{', '.join(owners)}: two variants whose intervals overlap may differ all the same, on the same prompts"
+    for column, cells in printed:
+        for differs in dict.fromkeys(cell.differs for cell in cells if cell.differs):
+            yield f"{column.title} beside the paper's: ours has {differs}"
     if any(cell.undecided for cell in compared):
         yield "*: the interval contains 1, or 0 for a difference: not shown to differ"
     if any(cell.lost for cell in compared):
@@ -218,4 +226,5 @@ def _reasons(mark: str, absent: Sequence[tuple[Column, Cell]]) -> Iterator[str]:
 
 
 def _lacks_interval(cell: Cell, column: Column) -> bool:
-    return column.better is not None and cell.value is not None and cell.low is None
+    expected = column.better is not None or cell.reason is not None
+    return expected and cell.value is not None and cell.low is None
