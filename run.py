@@ -24,15 +24,17 @@ def main(config: DictConfig) -> None:
     from experiments.sweep import failed
 
     drop_sweep_file()
+    resumes = f"the same command{' without fresh=true' if config.get('fresh') else ''} resumes"
     try:
-        with stoppable():
+        with stoppable(resumes):
             run_all(read_each(config))
+        return
     except UserError as error:
-        failed(error)
+        mistake = str(error)
     except KeyboardInterrupt:
-        change = " without fresh=true" if config.get("fresh") else ""
-        print(f"interrupted; the same command{change} resumes", file=sys.stderr)
+        print(f"interrupted; {resumes}", file=sys.stderr)
         sys.exit(130)
+    failed(mistake)  # here, for an exception that a sweep keeps must not keep the one before it, and so the loaded pair
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from experiments.journal import Row
 from experiments.process import Process
 from experiments.progress import progress, say
 from experiments.records import TEXT, settled, text_key
-from experiments.stopping import check
+from experiments.stopping import at_once
 from mtad.session import Session
 
 
@@ -37,8 +37,8 @@ def approximate(process: Process) -> None:
     most = plan.settings.max_new_tokens
     with progress(len(rows), len(rows) - len(todo)) as advance:
         for row in todo:
-            check()
-            measured = measure_text(yardsticks[row["variant"]], plan.context(row), row, settings, most)
+            with at_once():  # the searches beside one text may read thousands of prefixes
+                measured = measure_text(yardsticks[row["variant"]], plan.context(row), row, settings, most)
             key = {key: row[key] for key in TEXT}
             folder.approximation.append({**process.stamp, **key, "settings": asdict(settings), **measured})
             advance(row["variant"])

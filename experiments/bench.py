@@ -127,7 +127,8 @@ class Bench:
             laps.append(self.watch.lap())
             self.insist(laps[-1])
         texts = [(tokens, output.tokens) for tokens, output in zip(asked, outputs, strict=True)]
-        scored = self.pair.target.score(texts)
+        with at_once():
+            scored = self.pair.target.score(texts)
         for variant, tokens, output, scores, lap in zip(variants, asked, outputs, scored, laps, strict=True):
             ends = token_ends(self._detokenise, output.tokens, output.text)
             yield make_row(self.provenance, variant, prompt, turn, repeat, tokens, output, scores, ends, lap)

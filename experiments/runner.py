@@ -27,7 +27,7 @@ from experiments.records import TEXT, settled, stable_hash, text_key
 from experiments.redact import redact
 from experiments.scoring import graded, grader, with_grades
 from experiments.settings import Settings
-from experiments.stopping import check
+from experiments.stopping import at_once, check
 from experiments.summary import Facts, describe_prompt, with_verdicts, write_summary
 from experiments.table import print_table
 from experiments.teacher import force
@@ -169,11 +169,12 @@ def judge(process: Process) -> None:
         return
     say(f"{len(rows)} texts for the judge {source.origin.folder or source.origin.id}")
     process.begin()
-    reader = load_judge(source, plan.blueprint.tokenizer, plan.device)
+    with at_once():
+        reader = load_judge(source, plan.blueprint.tokenizer, plan.device)
     for _, group in groupby(rows, plan.context):
-        check()
         texts = list(group)
-        judged = reader.score(plan.context(texts[0]), [row["token_ids"] for row in texts])
+        with at_once():
+            judged = reader.score(plan.context(texts[0]), [row["token_ids"] for row in texts])
         for row, verdict in zip(texts, judged, strict=True):
             key = {key: row[key] for key in TEXT}
             folder.judge.append(
@@ -193,8 +194,9 @@ def teach(process: Process) -> None:
     target, encode = process.bench.pair.target, plan.prompting.ids
     process.begin()
     for name, text in unread.items():
-        check()
-        folder.teacher.append({**process.stamp, "process_id": process.id, **asdict(force(target, encode, name, text))})
+        with at_once():
+            forced = force(target, encode, name, text)
+        folder.teacher.append({**process.stamp, "process_id": process.id, **asdict(forced)})
 
 
 def measure_energy(process: Process) -> None:

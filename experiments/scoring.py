@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from threading import Thread
 from time import sleep
@@ -23,7 +23,7 @@ from typing import Any
 from experiments.code_version import code_hash
 from experiments.journal import SCHEMA_VERSION, Row, to_json
 from experiments.records import TEXT, text_key
-from experiments.stopping import check
+from experiments.stopping import Stopped, at_once, check
 from experiments.task import PATHS, Prompt, Task
 from mtad.errors import UserError
 
@@ -73,7 +73,14 @@ def _grades(task: Task, jobs: Sequence[tuple[Prompt, str]]) -> Iterator[Mapping[
         with _interrupts_held_back():
             # Not pool.map: what it cancels while a process dies is a stack trace of the pool's own.
             grades = [pool.submit(_grade, task.grade, job) for job in jobs]
-        yield from (future.result() for future in grades)
+        for future in grades:
+            with at_once():
+                found = future.result()
+            yield found
+    except (Stopped, KeyboardInterrupt, GeneratorExit):
+        for process in active_children():  # what they are at may take a minute
+            process.terminate()
+        raise
     except BrokenProcessPool:
         sleep(TOLD_APART)
         check()  # a scheduler tells all processes of a job to end

@@ -49,8 +49,12 @@ def at_once() -> Iterator[None]:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Note the signals meanwhile; where they end a run, ask whoever handled them before, then end the process."""
+def stoppable(resumes: str = "the same command resumes") -> Iterator[None]:
+    """Note the signals meanwhile; where they end a run, ask whoever handled them before, then end the process.
+
+    Args:
+        resumes: how to go on, for the user.
+    """
     before = {number: signal.signal(number, _note) for number in SIGNALS}
     try:
         try:
@@ -58,13 +62,16 @@ def stoppable() -> Iterator[None]:
         finally:
             check()  # one that came too late to end this run ends the sweep that it is a cell of
     except Stopped as stopped:
-        print(f"stopped by {stopped}; the same command resumes", file=sys.stderr, flush=True)
+        print(f"stopped by {stopped}; {resumes}", file=sys.stderr, flush=True)
         _hand_over(before)
         sys.exit(128 + stopped.number)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        late = _noted.copy()
         _noted.clear()
+        for told in late:  # noted after the last check: whoever handled it before is to know
+            signal.raise_signal(told)
 
 
 def _note(number: int, frame: FrameType | None) -> None:
@@ -76,13 +83,14 @@ def _note(number: int, frame: FrameType | None) -> None:
 def _hand_over(before: dict[signal.Signals, Any]) -> None:
     """Ask the earlier handlers of the signals that came, each once; submitit's of SIGUSR2 ends the process.
 
-    Where SIGTERM alone has come and someone handled it, a scheduler is about to kill this job, or to tell more. Some
-    take a job that ends by itself for a finished one, and would not start it again: so this waits to be killed.
+    Where SIGTERM has come and someone handled it, a scheduler is about to kill this job, or to tell more. Some take a
+    job that ends by itself for a finished one, and would not start it again: so this waits to be killed.
     """
     handlers: dict[int, Callable[[int, FrameType | None], Any]] = {
         number: handler for number, handler in before.items() if callable(handler)
     }
-    deadline = time.monotonic() + (GRACE_SECONDS if signal.SIGTERM in handlers and "SLURM_JOB_ID" in os.environ else 0)
+    waits = signal.SIGTERM in handlers and signal.SIGTERM in _noted and "SLURM_JOB_ID" in os.environ
+    deadline = time.monotonic() + (GRACE_SECONDS if waits else 0)
     while True:
         while _noted:
             number = _noted.pop(0)

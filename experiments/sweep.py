@@ -14,16 +14,15 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 
 from experiments.progress import say
-from mtad.errors import UserError
 
 
 class CellFailedError(CompactHydraException):
     """A cell of a sweep has ended by its user's mistake."""
 
 
-def failed(error: UserError) -> NoReturn:
-    """End a run, or a cell of a sweep."""
-    message = f"error: {error}"
+def failed(mistake: str) -> NoReturn:
+    """End a run, or a cell of a sweep, by a mistake of the user's."""
+    message = f"error: {mistake}"
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         sys.exit(message)
     say(message)

@@ -101,6 +101,31 @@ def test_a_signal_for_all_processes_ends_the_grading_and_no_grade_is_given_twice
     assert grades.read_text().startswith(kept) and len(set(grades.read_text().splitlines())) == 12
 
 
+def test_a_signal_for_the_run_alone_does_not_wait_for_the_grades_under_way(starter: Starter, tmp_path: Path) -> None:
+    run = starter.start("task=slow", "task.seconds=60", "reference=[autoregressive]", f"results_dir={tmp_path}")
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    run.until(lambda: len(children.read_text().split()) > 1)  # those that grade, and Python's own
+    run.send(signal.SIGTERM)
+    start = time.monotonic()
+    assert run.wait().code == 143 and time.monotonic() - start < SECONDS
+
+
+SEARCHING = """
+import os, signal, time
+from experiments.approximation import Yardstick
+def endless(*given):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(60)
+Yardstick._round = endless
+"""
+
+
+def test_a_signal_ends_an_exact_search_however_long(starter: Starter, tmp_path: Path) -> None:
+    run = starter.start(*RUN, "approximation={budget: 64}", f"results_dir={tmp_path}", first=SEARCHING)
+    stopped(run, signal.SIGUSR1)
+    assert not list(tmp_path.glob("*/*/approximation.jsonl"))
+
+
 def test_a_signal_ends_the_tuning_and_its_texts_are_kept(starter: Starter, tmp_path: Path) -> None:
     tune = ("experiment=tune", "task.size=7", "tune.prompts=5", "limit=2", "tune.trials=3")
     command = (*tune, "reference=[autoregressive]", f"results_dir={tmp_path}")
@@ -151,6 +176,30 @@ def test_a_job_of_a_cluster_that_sigterm_reaches_waits_to_be_told_more(starter: 
     time.sleep(0.3)
     run.send(signal.SIGUSR2)
     assert run.wait().code == 38
+
+
+def test_a_job_of_a_cluster_that_another_signal_reaches_ends_by_itself(starter: Starter, tmp_path: Path) -> None:
+    program = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: None)\n" + PAUSING.format(rows=2)
+    run = starter.start(*RUN, f"results_dir={tmp_path}", first=program, environment={"SLURM_JOB_ID": "1"})
+    stopped(run, signal.SIGUSR1)
+
+
+def test_a_signal_after_the_last_check_reaches_whoever_handled_it_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: reached.append(number))
+    monkeypatch.setattr(stopping, "check", lambda: signal.raise_signal(signal.SIGUSR1))
+    try:
+        with stoppable():
+            pass
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert reached == [signal.SIGUSR1] and not stopping._noted
+
+
+def test_what_resumes_a_run_is_said_by_who_knows_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), stoppable("another command resumes"):
+        signal.raise_signal(signal.SIGTERM)
+    assert capsys.readouterr().err == "stopped by SIGTERM; another command resumes\n"
 
 
 def test_handlers_are_what_they_were_after_a_run() -> None:

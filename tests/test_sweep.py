@@ -60,6 +60,31 @@ def test_cells_of_one_pair_read_its_weights_once_and_complete_ones_not_at_all(st
     assert wider.err.count("complete already") == 2 and wider.err.count("weights are read") == 1
 
 
+FAILING = """
+import gc, sys
+from experiments.journal import Journal
+from mtad.errors import UserError
+from mtad.loading import Blueprint, Pair
+append, load, rows = Journal.append, Blueprint.load, []
+def full(self, row):
+    rows.append(row)
+    if len(rows) == 1:
+        raise UserError("the disk is full")
+    append(self, row)
+def counted(*given):
+    print(sum(isinstance(one, Pair) for one in gc.get_objects()), "pairs held", file=sys.stderr, flush=True)
+    return load(*given)
+Journal.append, Blueprint.load = full, counted
+"""
+
+
+def test_a_cell_that_failed_lets_go_of_its_pair_before_the_next_one_is_loaded(starter: Starter, tmp_path: Path) -> None:
+    ended = starter.run("-m", *SMALL, "dtype=fp32,bf16", f"results_dir={tmp_path}", first=FAILING)
+    assert ended.code == 1 and "error: the disk is full" in ended.err
+    assert ended.err.count("0 pairs held") == 2, ended.err
+    assert len(rows_of(tmp_path)) == 2, "the second cell is whole"
+
+
 def test_a_sweep_leaves_no_file_of_its_own_and_no_absolute_path(starter: Starter, tmp_path: Path) -> None:
     starter.run("-m", *SMALL, "decoder.gamma=3,4", f"results_dir={tmp_path / 'results'}")
     files = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
