@@ -153,6 +153,28 @@ def test_values_of_an_option_that_are_no_numbers_stand_in_a_row() -> None:
     assert {line.name for line in lines_along(run, "search").lines} == {"mjgd gamma=1", "mjgd gamma=2", "mjgd gamma=4"}
 
 
+def test_no_title_runs_into_the_legend_and_no_word_in_a_panel_moves_it() -> None:
+    made = along_gamma(**TINY | {"figure": {"x": "gamma", "panels": ["beauty" * 20]}})
+    for label in list(made["decoders"]):
+        made["decoders"][f"{label} with a name as long as users make them"] = made["decoders"].pop(label)
+    made["comparisons"] = []
+    for plot in of(made).values():
+        plot.figure.draw_without_rendering()
+        title, pane = plot.figure._suptitle, plot.figure.legends[0]  # type: ignore[attr-defined]
+        assert not title.get_window_extent().overlaps(pane.get_window_extent())
+        axes = plot.figure.axes[0].get_window_extent()
+        assert axes.width > 0.3 * plot.figure.bbox.width and not axes.overlaps(pane.get_window_extent())
+
+
+def test_a_footer_tells_of_bars_only_where_there_are_some() -> None:
+    assert "bars: 95 %" in of(along_gamma())["gamma-sweep"].figure.get_supxlabel()
+    bare = along_gamma(comparisons=[])
+    for figures in bare["decoders"].values():
+        figures["intervals"] = {}
+    assert "no intervals" in of(bare)["gamma-sweep"].figure.get_supxlabel()
+    assert "MIXED: 2 machines" in of({**bare, "machines": 2})["gamma-sweep"].figure.get_supxlabel()
+
+
 def test_a_stand_in_is_named_in_every_title_and_a_real_pair_is_none() -> None:
     for plot in of(along_gamma(**TINY | {"figure": {"x": "gamma", "panels": ["score"]}})).values():
         assert "†" in plot.title and "stand-in: a target of 11.0 M parameters" in plot.title

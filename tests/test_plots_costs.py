@@ -22,10 +22,11 @@ def blocks(gap: float | None, bound: float | None = None) -> dict[str, Any]:
     return {"gap": gap, **ends, **bounds, **forwards}
 
 
-def with_approximation() -> dict[str, Any]:
+def with_approximation(decoder: str = "mjgd") -> dict[str, Any]:
     made = along_gamma()
     for label, figures in made["decoders"].items():
         gamma = figures["options"].get("gamma")
+        figures["decoder"] = decoder if gamma else figures["decoder"]
         low, high = {"from": 0.0, "to": 1.0, "blocks": 9}, {"from": 1.0, "to": None, "blocks": 0}
         costs = {"entropy": 0.5, "surprisal": 1.5, "forwards": 2.0, "forwards_low": 1.0, "forwards_high": 4.0}
         none = dict.fromkeys((*costs, "forwards_reason"))
@@ -39,7 +40,7 @@ def with_approximation() -> dict[str, Any]:
 
 
 def test_the_gap_lies_beside_its_bound_and_each_option_has_its_column() -> None:
-    plot = of(with_approximation())["approximation"]
+    plot = of(with_approximation("mmtad"))["approximation"]
     columns = [axes.get_xlabel().split()[0] for axes in plot.figure.axes]
     assert columns == ["gamma", "width", "gamma", "width"]
     without, last = plot.figure.axes[0], plot.figure.axes[2]
@@ -50,6 +51,10 @@ def test_the_gap_lies_beside_its_bound_and_each_option_has_its_column() -> None:
         pytest.approx([0.2, 0.4, 0.8])
     ] * 2
     assert (1, 0.0, 1, 0.2) in bars(without)
+
+
+def test_blocks_that_are_the_best_ones_have_no_picture_of_gaps() -> None:
+    assert "approximation" not in of(with_approximation("mjgd"))
 
 
 def test_what_exact_search_costs_is_drawn_where_there_were_blocks() -> None:

@@ -21,12 +21,13 @@ from experiments.report.results import Run
 ALONG = ("tau", "gamma", "width")
 WITHOUT, WITH, BOUND = "gap_without_last_token", "gap_with_last_token", "gap_bound"
 BOUND_LINE: Any = (0, (1, 1))
-EXACT = "mjgd"  # the decoder whose own search is drawn, where it was measured
+EXACT = "mjgd"  # whose blocks are the best ones, without a gap to draw; its own search is, where it was measured
 
 
 def approximation(run: Run) -> Plot | None:
     """The gap without the last token beside its bound, and with it, along each option that was swept."""
-    having = [label for label, figures in run.summary["decoders"].items() if figures.get("approximation")]
+    decoders = run.summary["decoders"]
+    having = [label for label, own in decoders.items() if own.get("approximation") and own["decoder"] != EXACT]
     sweeps = {option: lines_along(run, option).only(having) for option in ALONG}
     sweeps = {option: lines for option, lines in sweeps.items() if lines.lines}
     if not sweeps:

@@ -12,10 +12,11 @@ from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.report.plots.measured import Value
+from experiments.report.plots.measured import AXIS, Value
 from experiments.report.plots.plot import Plot
 from experiments.report.results import Run
 
@@ -27,6 +28,7 @@ GREY = "#666666"
 PANEL = (3.9, 3.3)  # inches
 LEGEND = 2.6
 LEGEND_LINE = 0.19
+LEGEND_LETTER, LEGEND_HANDLE = 0.066, 0.6
 TITLE_INCHES = 0.9  # title and footer
 LETTER = 0.085  # of the title
 MOST_COLUMNS = 3
@@ -84,14 +86,20 @@ def plot(
     stand_in = f"{DAGGER} stand-in: {run.stand_in}; no reproduction of a published figure" if run.stand_in else ""
     wide = int((figure.get_figwidth() - LEGEND) / LETTER)
     lines = [line for part in (title, stand_in) for line in wrap(part, wide)]
-    figure.suptitle("\n".join(lines), fontsize=10)
+    figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")  # in the middle it would run into the legend
     prompts = max(figures["prompts"] for figures in summary["decoders"].values())
-    mixed = len(summary["code_versions"])
+    mixed, machines = len(summary["code_versions"]), summary.get("machines") or 1
+    containers = (one for axes in figure.axes for one in axes.containers)
+    drawn = any(isinstance(one, ErrorbarContainer) and (one.has_xerr or one.has_yerr) for one in containers)
     footer = [f"experiment {summary['experiment']}"] if summary.get("experiment") else []
-    footer += [f"run {summary['run_id']}", f"{prompts} prompts", f"bars: {bars}" if bars else "no intervals"]
+    footer += [f"run {summary['run_id']}", f"{prompts} prompts", f"bars: {bars}" if bars and drawn else "no intervals"]
     footer += [f"MIXED: {mixed} versions of the code"] if mixed > 1 else []
+    footer += [f"MIXED: {machines} machines"] if machines > 1 else []
     figure.supxlabel(" · ".join(footer), fontsize=7, color=GREY)
     if legend:
+        longest = max(len(str(one.get_label())) for one in legend)
+        more = LEGEND_LETTER * longest + LEGEND_HANDLE - LEGEND
+        figure.set_figwidth(figure.get_figwidth() + max(more, 0))
         figure.set_figheight(max(figure.get_figheight(), LEGEND_LINE * len(legend) + 0.2))
         figure.legend(handles=legend, loc="outside right upper")
     return Plot(
@@ -109,7 +117,8 @@ def entry(text: str, look: Look) -> Line2D:
 
 def say(axes: Axes, text: str) -> None:
     """In place of what would be in an empty panel."""
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, wrap=True)
+    lines = "\n".join(wrap(text, AXIS))
+    axes.text(0.5, 0.5, lines, transform=axes.transAxes, ha="center", va="center", color=GREY).set_in_layout(False)
 
 
 def numbered(axes: Axes, number: int, x: float, y: float, colour: str, marker: str, filled: bool = True) -> None:

@@ -22,7 +22,7 @@ OPTIONS = {
     "tau": "tau (acceptance threshold)",
     "width": "width (beams)",
 }
-LEVEL = "Dotted lines are variants without that option."
+LEVEL = "Dotted lines are variants without that option, drawn without their intervals."
 ASIDE = 2.5  # points
 
 
