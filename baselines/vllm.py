@@ -30,6 +30,7 @@ from itertools import pairwise
 from tempfile import TemporaryFile
 from time import perf_counter
 from typing import Any
+from weakref import finalize
 
 from baselines.hf_shared import model_of
 from mtad.counts import Counts
@@ -112,9 +113,10 @@ class Vllm:
             "gamma": self.gamma,
             "memory": self.memory,
         }
-        key = json.dumps(load)
+        key = f"{id(target.lm)} {json.dumps(load)}"
         if key not in _WORKERS:
             _WORKERS[key] = Worker(load)
+            finalize(target.lm, _let_go, _WORKERS, key)  # the next pair needs the device's memory
         return _WORKERS[key]
 
 
@@ -162,4 +164,8 @@ class Worker:
         return lines[-1] if lines else "it said nothing"
 
 
-_WORKERS: dict[str, Worker] = {}
+def _let_go(workers: dict[str, Worker], key: str) -> None:
+    workers.pop(key).end()
+
+
+_WORKERS: dict[str, Worker] = {}  # by model and what it was told to load; a worker ends with its model

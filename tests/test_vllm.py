@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -136,7 +137,8 @@ def test_what_vllm_dies_of_is_one_line(stand_in: Path) -> None:
 def test_it_ends_with_the_process_that_started_it_even_if_that_is_killed(stand_in: Path) -> None:
     program = (
         "from tests.test_vllm import named, write, Vllm, vllm\n"
-        "write(Vllm(), named('big'), named('little'))\n"
+        "models = named('big'), named('little')\n"
+        "write(Vllm(), *models)\n"
         "print(next(iter(vllm._WORKERS.values()))._process.pid, flush=True)\n"
         "input()\n"
     )
@@ -153,6 +155,16 @@ def test_it_ends_with_the_process_that_started_it_even_if_that_is_killed(stand_i
             return
         sleep(0.05)
     pytest.fail("the worker outlives its parent")
+
+
+def test_it_ends_with_the_model_that_it_stands_for(stand_in: Path) -> None:
+    models = named("big"), named("little")
+    write(Vllm(), *models, [3], limit=4)
+    (worker,) = (worker._process.pid for worker in vllm._WORKERS.values())
+    assert running(worker)
+    del models
+    gc.collect()
+    assert not running(worker) and not vllm._WORKERS
 
 
 def running(process: int) -> bool:
