@@ -126,13 +126,14 @@ def _bin(inside: Sequence[Block], low: float, high: float | None, prompts: Seque
 def _mean(
     name: str, blocks: Sequence[Block], value: Callable[[Block], float], prompts: Sequence[str], none: str
 ) -> dict[str, Any]:
-    """The mean per block, and its interval by the bootstrap over prompts."""
+    """The mean per block, and its interval by the bootstrap over prompts, cut at 0: below lies float noise alone."""
     table = np.zeros((len(prompts), 2))
     for block in blocks:
         table[prompts.index(block["prompt_id"])] += (value(block), 1)
     found = estimate_of_sums(_per_block, [sums(table)], null=0.0, undefined=NO_SUCH) if blocks else Estimate(None)
     reason = found.reason if blocks else none
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_reason": reason}
+    low = None if found.low is None or found.value is None else max(found.low, min(found.value, 0.0))
+    return {name: found.value, f"{name}_low": low, f"{name}_high": found.high, f"{name}_reason": reason}
 
 
 def _per_block(summed: np.ndarray) -> np.ndarray:

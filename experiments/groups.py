@@ -29,7 +29,12 @@ def choice(group: str, none: str | None = None) -> str:
 
 def asked(key: str) -> bool:
     """Whether the user named a value of `key` himself, on the command line or in a sweep."""
-    return any(override.lstrip("+").partition("=")[0] == key for override in HydraConfig.get().overrides.task)
+    return key in _overridden()
+
+
+def asked_within(key: str) -> str | None:
+    """A key below `key` that the user named, as `task.max_new_tokens` is below `task`; None if there is none."""
+    return next((name for name in _overridden() if name.startswith(f"{key}.")), None)
 
 
 def names(group: str) -> list[str]:
@@ -54,6 +59,11 @@ def drop_sweep_file() -> None:
     """Remove the copy of the whole configuration that a sweep leaves in the results, absolute paths and all."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         (Path(HydraConfig.get().sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
+
+
+def _overridden() -> list[str]:
+    """The keys that the user named."""
+    return [override.lstrip("+~").partition("=")[0] for override in HydraConfig.get().overrides.task]
 
 
 def _search_path() -> list[str]:

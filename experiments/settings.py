@@ -100,6 +100,8 @@ def read_each(composed: DictConfig) -> list[Settings]:
         return [read_settings(composed)]
     if not OmegaConf.is_list(tasks) or not tasks:
         raise UserError(f"tasks must be a list of tasks, as in tasks=[sql,code], not {tasks!r}")
+    if stray := groups.asked_within("task"):
+        raise UserError(f"{stray} is of one task, and these are several: name it in tasks=[{{task: NAME, ...}}]")
     named = [_task(entry) for entry in OmegaConf.to_container(tasks, resolve=True)]  # type: ignore[union-attr]
     return [read_settings(composed, name, options) for name, options in named]
 

@@ -99,6 +99,13 @@ def figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def test_an_interval_of_what_is_never_negative_ends_at_0() -> None:
+    found = figures([record(f"p{i}", [0.0 if i else 3.0]) for i in range(6)])["accepted"]
+    assert found["gap_low"] == 0 < found["gap"] < found["gap_high"]
+    noise = figures([record(f"p{i}", [-1e-7 * i]) for i in range(6)])["accepted"]
+    assert noise["gap_low"] == noise["gap"] < 0, "float noise is shown as it is"
+
+
 def test_the_mean_is_per_block_and_its_interval_over_prompts() -> None:
     found = figures([record(f"p{i}", [0.1 * i] * (i + 1)) for i in range(6)])
     expected = sum(0.1 * i * (i + 1) for i in range(6)) / 21

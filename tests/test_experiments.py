@@ -77,6 +77,14 @@ def test_several_tasks_are_settings_of_their_own_in_the_order_asked_for() -> Non
     assert sql.config["task"]["max_new_tokens"] == 7 and sql.config["tasks"] is None
 
 
+def test_an_option_of_one_task_beside_several_is_refused_rather_than_ignored() -> None:
+    with composed("tasks=[code,sql]", "task.max_new_tokens=7") as config, pytest.raises(UserError) as caught:
+        read_each(config)
+    assert str(caught.value).startswith("task.max_new_tokens is of one task, and these are several: ")
+    with composed("experiment=main_v4", "task=sql", "task.max_new_tokens=7") as config:
+        assert [settings.task_name for settings in read_each(config)] == ["sql"]
+
+
 @pytest.mark.parametrize(
     ("tasks", "said"),
     [
