@@ -34,6 +34,16 @@ def test_points_and_intervals_of_quality_against_speed_are_those_of_the_summary(
         assert [text.get_text() for text in axes.texts] == ["1"]
 
 
+def test_a_task_without_a_score_leaves_no_empty_axes() -> None:
+    made = summary()
+    for one in made["comparisons"]:
+        if one["metric"] == "score_difference":
+            one |= {"value": None, "low": None, "high": None, "reason": "the task gives no score"}
+    plot = of(made)["quality-speed"]
+    assert "the task gives no score" in texts(plot)
+    assert [axes.axison for axes in plot.figure.axes] == [True, False]
+
+
 def test_every_variant_has_the_look_of_its_kind() -> None:
     figures = summary()["decoders"]["mtad"]
     assert kind(figures) == "lossy"

@@ -12,7 +12,7 @@ import pytest
 from experiments.report.results import read_results
 from experiments.report.tables import tables, to_csv, to_latex, to_markdown
 from experiments.report.tables.table import DASH
-from tests.made_results import cell, made, of, save
+from tests.made_results import REFERENCE, cell, made, of, save
 
 GAP = {"gap": 0.2, "gap_low": 0.1, "gap_high": 0.3, "gap_reason": None, "proven_share": 0.5}
 BOUND = {"bound": 0.9, "bound_low": 0.7, "bound_high": 1.1, "bound_reason": None}
@@ -92,6 +92,12 @@ def test_several_runs_in_one_table_are_told_apart_and_their_mixture_is_shown(tmp
     one = of(tmp_path / "a", "table1")
     assert [section for section, _ in one.sections()] == ["tiny†, toy"]
     assert not any("MIXED" in note for note in one.notes)
+
+
+def test_what_has_a_value_has_no_reason_for_none(tmp_path: Path) -> None:
+    table = of(REFERENCE / "tiny-frontier.json", "frontier-tiny-frontier")
+    assert {found.reason for row in table.rows if (found := row.cells[1]).value is not None} == {None}
+    assert "[" + DASH + "] in its value" not in to_markdown(table)
 
 
 @pytest.mark.parametrize(("metric", "arrow"), [("judge_perplexity_ratio", "↓"), ("energy_ratio_net", "↓")])

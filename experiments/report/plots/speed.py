@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from experiments.report.plots.measured import BASELINE, FRONTIER, compared, metric
 from experiments.report.plots.plot import Plot
-from experiments.report.plots.style import GREY, Look, cross, entry, missing, numbered, plot, sheet
+from experiments.report.plots.style import GREY, Look, cross, entry, missing, numbered, plot, say, sheet
 from experiments.report.results import Run
 
 PANELS = ("perplexity_ratio", "score_difference")
@@ -23,6 +23,7 @@ KINDS = {
     "kind not recorded": Look("#000000", "p", ""),
 }
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20)
+FINE = (0.8, 0.85, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.3, 1.4)  # where fewer than three of those fit
 
 
 def quality_speed(run: Run) -> Plot | None:
@@ -63,12 +64,17 @@ def kind(figures: Mapping[str, Any]) -> str:
 
 def _panel(axes: Axes, run: Run, labels: Sequence[str], name: str) -> None:
     """One numbered point for each variant that has both figures; the frontier's sweeps as lines."""
+    found = {label: (compared(run, label, "speedup"), compared(run, label, name)) for label in labels}
+    if all(y.value is None for _, y in found.values()):
+        say(axes, f"not drawn: {next(iter(found.values()))[1].reason}")
+        axes.set_axis_off()
+        return
     null = compared(run, BASELINE, name).value or 0
     axes.set_xscale("log")
     axes.axvline(1, color="#cccccc", linewidth=0.8, zorder=0)
     axes.axhline(null, color="#cccccc", linewidth=0.8, zorder=0)
     for place, label in enumerate(labels, start=1):
-        x, y = compared(run, label, "speedup"), compared(run, label, name)
+        x, y = found[label]
         if x.value is None or y.value is None:
             continue
         look = KINDS[kind(run.summary["decoders"][label])]
@@ -78,7 +84,9 @@ def _panel(axes: Axes, run: Run, labels: Sequence[str], name: str) -> None:
         pairs = [(compared(run, label, "speedup").value, compared(run, label, name).value) for label in sweep]
         line = [(x, y) for x, y in pairs if x is not None and y is not None]
         axes.plot([x for x, _ in line], [y for _, y in line], color=GREY, linewidth=0.8, zorder=0)
-    ticks = [tick for tick in TICKS if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+    left, right = axes.get_xlim()
+    ticks = [tick for tick in TICKS if left <= tick <= right]
+    ticks = ticks if len(ticks) > 2 else [tick for tick in FINE if left <= tick <= right]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("speed-up of decoding over autoregressive, log scale\n(higher is better)")

@@ -175,7 +175,8 @@ def _frontier(run: Run) -> Iterator[Table]:
     rows: dict[tuple[str, str], dict[str, Cell]] = {}
     for found in distances:
         cells = rows.setdefault((MEASURES[found["diversity"]], found["decoder"]), {})
-        cells |= {"at": Cell(found["at"], found["reason"]), found["metric"]: compared_cell(found)}
+        at = Cell(found["at"], found["reason"] if found["at"] is None else None)
+        cells |= {"at": at, found["metric"]: compared_cell(found)}
     if rows:
         absent = Cell(None, "not compared")
         lines = [
@@ -206,9 +207,9 @@ def _all_runs(figures: Figures, results: Results) -> Table:
         SPEEDUP,
         ENERGY_RATIO,
         Column("fastest_lossless", "fastest\nlossless"),
-        Column("fastest_lossless_speedup", "its\nspeed-up", ".2f", "higher"),
+        Column("fastest_lossless_speedup", "lossless\nspeed-up", ".2f", "higher"),
         Column("fastest_lossy", "fastest\nlossy"),
-        Column("fastest_lossy_speedup", "its\nspeed-up", ".2f", "higher"),
+        Column("fastest_lossy_speedup", "lossy\nspeed-up", ".2f", "higher"),
     )
     rows = []
     for run in results.runs:
