@@ -11,6 +11,7 @@ from rich.table import Table
 from experiments.frontier import GROUP as FRONTIER
 from experiments.quality import NO_JUDGE
 from experiments.summarise import baseline_of
+from experiments.table_approximation import approximation_notes, approximation_tables
 from experiments.table_compared import compared_with, comparison_notes, comparison_table, mark_notes, shown_of
 from experiments.table_frontier import distances, frontier_notes, frontier_tables
 from experiments.table_style import Summary, number, plain_table, readable, share
@@ -29,13 +30,14 @@ def print_table(summary: Summary, console: Console | None = None) -> None:
         console.print(_figures(summary, shown, title))
         if compared := comparison_table(compared_with(summary, baseline, shown), baseline):
             console.print(compared)
-    for table in (*frontier_tables(summary), *task_tables(summary)):
+    for table in (*approximation_tables(summary), *frontier_tables(summary), *task_tables(summary)):
         console.print(table)
     with_baseline, away = compared_with(summary, baseline, labels), distances(summary)
     notes = (
         *_notes(summary),
         *mark_notes(summary, [*shown_of(with_baseline), *away]),
         *comparison_notes(with_baseline),
+        *approximation_notes(summary),
         *frontier_notes(away),
         *task_notes(summary),
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from experiments import runner
 from experiments.approximation import (
@@ -20,6 +22,7 @@ from experiments.approximation import (
 )
 from experiments.approximation_figures import NOT_ASKED, NOT_JOINT, approximation
 from experiments.journal import Journal
+from experiments.table_approximation import approximation_notes, approximation_tables
 from mtad.errors import UserError
 from tests.toy import toy_settings
 
@@ -114,6 +117,20 @@ def test_the_mean_is_per_block_and_its_interval_over_prompts() -> None:
     assert (found["rounds"], found["cut"], found["rounds_of"]) == (21, 6, 27)
     few = figures([record("p", [0.1, 0.3])])
     assert few["emitted"]["gap_low"] is None and "fewer than 5 prompts" in few["emitted"]["gap_reason"]
+
+
+def test_the_table_at_the_end_of_a_run_shows_the_gaps(capsys: pytest.CaptureFixture[str]) -> None:
+    found = figures([record(f"p{i}", [0.1 * i]) for i in range(6)])
+    searched = {**found, "accepted": None, "accepted_reason": ALL_CHOSEN}
+    summary = {"decoders": {"mtad": {"approximation": found}, "mjgd": {"approximation": searched}, "block": {}}}
+    (table,) = approximation_tables(summary)
+    Console(width=100).print(table)
+    shown = capsys.readouterr().out
+    assert re.search(r"mtad +6 +0\.250 \[0\.0\d,0\.4\d\] +2\.00 +0\.250 \[\S+\] +100% +4\.0", shown), shown
+    assert re.search(r"mjgd +- +- +- +0\.250", shown) and "block" not in shown.splitlines()[-2]
+    notes = list(approximation_notes(summary))
+    assert any(ALL_CHOSEN in note for note in notes) and any("12 rounds are left out" in note for note in notes)
+    assert not list(approximation_tables({"decoders": {"block": {"approximation": None}}}))
 
 
 def test_unproven_blocks_are_out_of_the_mean_and_widen_what_the_truth_lies_between() -> None:
