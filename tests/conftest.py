@@ -33,8 +33,19 @@ torch.set_num_threads(1)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Where everything that tests need was provided for, a skipped test is a failed one; only a GPU may be missing."""
     outcome: Any = yield
-    report = outcome.get_result()
-    if report.skipped and os.environ.get("MTAD_TESTS_REQUIRED") and not item.get_closest_marker("gpu"):
+    if not item.get_closest_marker("gpu"):
+        _no_skipping(outcome.get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    """The same for a whole file."""
+    outcome: Any = yield
+    _no_skipping(outcome.get_result())
+
+
+def _no_skipping(report: Any) -> None:
+    if report.skipped and os.environ.get("MTAD_TESTS_REQUIRED"):
         report.outcome, report.longrepr = "failed", f"skipped, though CI provides for it: {report.longrepr}"
 
 
