@@ -115,6 +115,7 @@ def test_less_energy_is_a_ratio_below_one_and_shown_both_ways(tmp_path: Path) ->
         ("v1-speed-speculative", "speedup", (1.1, 0.9, 1.3), "not reproduced", "direction open"),
         ("v1-speed-speculative", "speedup", (0.8, 0.7, 0.9), "not reproduced", "opposite direction"),
         ("v1-speed-speculative", "speedup", (1.3, 0.8, 2.1), "cannot tell", "direction open"),
+        ("v1-speed-speculative", "speedup", (1.5, 1.0, 2.0), "cannot tell", "direction open"),  # just touches it
         ("v1-speed-speculative", "speedup", (1.5, None, None), "cannot tell", "planted"),
         ("v1-speed-speculative", "speedup", (None, None, None), "cannot tell", "no value: planted"),
         ("v1-energy-speculative", "energy_ratio", (0.6, 0.5, 0.7), "reproduced", "same direction"),

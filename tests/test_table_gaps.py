@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,31 @@ def test_several_runs_in_one_table_are_told_apart_and_their_mixture_is_shown(tmp
     one = of(tmp_path / "a", "table1")
     assert [section for section, _ in one.sections()] == ["tiny†, toy"]
     assert not any("MIXED" in note for note in one.notes)
+
+
+def test_the_fastest_of_a_kind_is_named_and_no_point_of_the_frontier_is(tmp_path: Path) -> None:
+    summary = json.loads((REFERENCE / "tiny-frontier.json").read_text(encoding="utf-8"))
+    planted = {"bild": 3.0, "mtad": 2.0, "T=0": 9.0}
+    summary["decoders"]["mtad"]["lossless"] = True
+    for one in summary["comparisons"]:
+        if one["metric"] == "speedup" and one["reference"] == "autoregressive":
+            one["value"] = planted.get(one["decoder"], 0.5)
+    for label in ("T=0", "T=0.3"):
+        summary["decoders"][label]["lossless"] = label == "T=0"
+    table = of(save(tmp_path / "run", summary), "runs")
+    line = {column.key: found.value for column, found in zip(table.columns, table.rows[0].cells, strict=True)}
+    assert (line["fastest_lossless"], line["fastest_lossless_speedup"]) == ("mtad†", 2.0)
+    assert (line["fastest_lossy"], line["fastest_lossy_speedup"]) == ("bild†", 3.0)
+
+
+def test_only_what_the_correction_takes_back_is_marked_so(tmp_path: Path) -> None:
+    summary, _ = made()
+    ours = next(one for one in summary["comparisons"] if one["metric"] == "speedup" and one["decoder"] == "mtad")
+    marks = {}
+    for name, p, p_holm in (("lost", 0.01, 0.2), ("holds", 0.01, 0.03), ("never", 0.3, 0.9)):
+        ours |= {"value": 2.0, "low": 1.5, "high": 2.5, "p": p, "p_holm": p_holm}
+        marks[name] = cell(of(save(tmp_path / name, summary), f"main-{tmp_path.name}"), "mtad†", "speedup").lost
+    assert marks == {"lost": True, "holds": False, "never": False}
 
 
 def test_what_has_a_value_has_no_reason_for_none(tmp_path: Path) -> None:
