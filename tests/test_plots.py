@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -45,12 +47,17 @@ def test_a_task_without_a_score_leaves_no_empty_axes() -> None:
 
 
 def test_every_variant_has_the_look_of_its_kind() -> None:
-    figures = summary()["decoders"]["mtad"]
-    assert kind(figures) == "lossy"
-    assert kind(figures | {"lossless": True}) == "lossless"
-    assert kind(figures | {"lossless": True, "kind": "engine"}) == "other library"
-    assert kind(figures | {"group": "frontier"}) == "autoregressive at other settings"
-    assert kind(figures | {"lossless": None}) == "kind not recorded"
+    made = summary()
+
+    def of_mtad(**changes: Any) -> str:
+        return kind(Run("made", None, {**made, "decoders": {**made["decoders"], "mtad": figures | changes}}), "mtad")
+
+    figures = made["decoders"]["mtad"]
+    assert of_mtad() == of_mtad(sampling={"temperature": 0.7}) == "lossy"
+    assert of_mtad(lossless=True) == "lossless"
+    assert of_mtad(lossless=True, sampling={"temperature": 0.7}) == "lossless, but of another sampling"
+    assert of_mtad(lossless=True, kind="engine") == "other library"
+    assert of_mtad(lossless=None) == "kind not recorded"
     assert len({one.colour for one in KINDS.values()}) == len({one.marker for one in KINDS.values()}) == len(KINDS)
 
 

@@ -110,6 +110,16 @@ def test_the_fastest_of_a_kind_is_named_and_no_point_of_the_frontier_is(tmp_path
     assert (line["fastest_lossy"], line["fastest_lossy_speedup"]) == ("bild†", 3.0)
 
 
+def test_a_colder_lossless_variant_is_not_called_lossless_nor_the_fastest_of_these(tmp_path: Path) -> None:
+    summary, _ = made()
+    summary["decoders"]["mtad"]["lossless"] = True
+    assert cell(of(save(tmp_path / "same", summary), f"main-{tmp_path.name}"), "mtad†", "kind").value == "lossless"
+    summary["decoders"]["mtad"]["sampling"] = {"temperature": 0.7}
+    place = save(tmp_path / "colder", summary)
+    assert cell(of(place, f"main-{tmp_path.name}"), "mtad†", "kind").value == "other sampling"
+    assert cell(of(place, "runs"), "mtad†", "fastest_lossless").value is None
+
+
 def test_only_what_the_correction_takes_back_is_marked_so(tmp_path: Path) -> None:
     summary, _ = made()
     ours = next(one for one in summary["comparisons"] if one["metric"] == "speedup" and one["decoder"] == "mtad")

@@ -25,11 +25,11 @@ def perplexity_score(run: Run) -> Plot | None:
     figure, (axes,) = sheet(1, width=6, height=4.5)
     legend: list[Line2D] = []
     for number, (label, (x, y)) in enumerate(drawn.items(), start=1):
-        look = KINDS[kind(run.summary["decoders"][label])]
+        look = KINDS[kind(run, label)]
         cross(axes, x, y, look.colour)
         numbered(axes, number, x.number, y.number, look.colour, look.marker)
         legend.append(entry(f"{number}  {label}", look))
-    kinds = dict.fromkeys(kind(run.summary["decoders"][label]) for label in drawn)
+    kinds = dict.fromkeys(kind(run, label) for label in drawn)
     legend += [Line2D([], [], color="none", label=""), *(entry(name, KINDS[name]) for name in kinds)]
     axes.set_xlabel(metric(run, "perplexity").axis)
     axes.set_ylabel(metric(run, "score").axis)

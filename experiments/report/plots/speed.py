@@ -8,18 +8,18 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from experiments.report.plots.measured import BASELINE, FRONTIER, compared, metric
+from experiments.report.plots.measured import BASELINE, baseline_of, compared, metric
 from experiments.report.plots.plot import Plot
 from experiments.report.plots.style import GREY, Look, cross, entry, missing, numbered, plot, say, sheet
 from experiments.report.results import Run
 
 PANELS = ("perplexity_ratio", "score_difference")
-COLDER = "autoregressive at other settings"
+OTHER_LAW = "lossless, but of another sampling"
 KINDS = {
     "lossless": Look("#0072B2", "o", ""),
     "lossy": Look("#D55E00", "s", ""),
     "other library": Look("#009E73", "D", ""),
-    COLDER: Look(GREY, "h", ""),
+    OTHER_LAW: Look(GREY, "h", ""),
     "kind not recorded": Look("#000000", "p", ""),
 }
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20)
@@ -51,15 +51,16 @@ def by_speed(run: Run) -> list[str]:
     return sorted((label for label in speed if label != BASELINE and speed[label] > 0), key=lambda label: -speed[label])
 
 
-def kind(figures: Mapping[str, Any]) -> str:
+def kind(run: Run, label: str) -> str:
     """What a reader must know of a variant before he compares it."""
-    if figures.get("group") == FRONTIER:
-        return COLDER
+    figures, baseline = run.summary["decoders"][label], run.summary["decoders"][baseline_of(run)]
     if figures.get("lossless") is None:
         return "kind not recorded"
     if figures["kind"] == "engine":
         return "other library"
-    return "lossless" if figures["lossless"] else "lossy"
+    if not figures["lossless"]:
+        return "lossy"
+    return "lossless" if figures.get("sampling") == baseline.get("sampling") else OTHER_LAW
 
 
 def _panel(axes: Axes, run: Run, labels: Sequence[str], name: str) -> None:
@@ -77,7 +78,7 @@ def _panel(axes: Axes, run: Run, labels: Sequence[str], name: str) -> None:
         x, y = found[label]
         if x.value is None or y.value is None:
             continue
-        look = KINDS[kind(run.summary["decoders"][label])]
+        look = KINDS[kind(run, label)]
         cross(axes, x, y, look.colour)
         numbered(axes, place, x.value, y.value, look.colour, look.marker)
     for sweep in _sweeps(run.summary).values():
@@ -102,7 +103,7 @@ def _sweeps(summary: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def _legend(run: Run, labels: Sequence[str]) -> list[Line2D]:
     """The names behind the numbers, each in the look of its kind, the kinds below."""
-    kinds = {label: kind(run.summary["decoders"][label]) for label in labels}
+    kinds = {label: kind(run, label) for label in labels}
     named = [entry(f"{number}  {label}", KINDS[kinds[label]]) for number, label in enumerate(labels, start=1)]
     return [
         *named,

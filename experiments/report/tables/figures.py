@@ -29,6 +29,7 @@ SOURCES = {  # key of a column -> key of the frame, where they differ
     "forwards_per_block": "approximation.emitted.forwards",
 }
 ITSELF = "the reference itself"
+OTHER_LAW = "other sampling"
 SECTIONS = {FRONTIER: "frontier: plain sampling, colder or narrower"}
 Record = dict[str, Any]
 Place = tuple[str, str]  # a run's name, a variant's label
@@ -125,6 +126,8 @@ class Figures:
         """What tells a variant from all others, in words."""
         record, summary, figures = self.variants[run.name, label], run.summary, run.summary["decoders"][label]
         lossless = {True: "lossless", False: "lossy"}.get(figures.get("lossless"))
+        if figures.get("lossless") and other_law(run, label):
+            lossless = OTHER_LAW
         return {
             "run": Cell(run.name),
             "run_id": Cell(summary["run_id"]),
@@ -162,6 +165,12 @@ def reference_of(run: Run) -> str:
     """What every variant of a run is compared with: autoregressive decoding, or else the first reference."""
     labels = list(run.summary["decoders"])
     return BASELINE if BASELINE in labels else labels[:2][-1]
+
+
+def other_law(run: Run, label: str) -> bool:
+    """Whether a variant's sampling is not the reference's: even a lossless decoder then keeps another law."""
+    decoders = run.summary["decoders"]
+    return bool(decoders[label].get("sampling") != decoders[reference_of(run)].get("sampling"))
 
 
 def dagger(*runs: Run) -> str:

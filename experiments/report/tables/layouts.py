@@ -32,6 +32,7 @@ from experiments.report.tables.figures import (
     dagger,
     name_of,
     notes_of,
+    other_law,
     reference_of,
     sections_of,
 )
@@ -232,6 +233,7 @@ def _fastest(figures: Figures, run: Run, lossless: bool) -> tuple[Cell, Cell]:
         (cell.value, label)
         for label, of_label in run.summary["decoders"].items()
         if of_label.get("lossless") is lossless and of_label["group"] != FRONTIER
+        if not (lossless and other_law(run, label))
         if isinstance((cell := figures.compared(run, label, SPEEDUP.key)).value, int | float) and not cell.exact
     ]
     if not found:
