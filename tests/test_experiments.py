@@ -59,6 +59,13 @@ def test_an_experiment_compares_with_plain_sampling(name: str) -> None:
     assert "autoregressive" in {variant.label for variant in settings.variants}
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("main", "ablation"))])
+def test_main_tables_and_ablations_have_a_lossless_joint_rule_and_colder_sampling(name: str) -> None:
+    with composed(f"experiment={name}", "debug=tiny") as config:
+        (settings,) = read_each(config)
+    assert {"block", "autoregressive t=0.7"} <= {variant.label for variant in settings.variants}
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if "figure" in OmegaConf.load(FOLDER / f"{name}.yaml")])
 def test_what_runs_along_x_is_an_option_that_takes_several_values(name: str) -> None:
     with composed(f"experiment={name}", "debug=tiny") as config:
