@@ -17,6 +17,7 @@ from tests.browser import ABSENT, PROGRAM, Browser, chromium
 from tests.test_trace import TEXT, written
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
+FOLDER = "<img src=x onerror=alert(1)>name"
 ESCAPED = "&lt;script&gt;document.title="
 in_browser = [pytest.mark.browser, pytest.mark.skipif(PROGRAM is None, reason=ABSENT)]
 
@@ -146,10 +147,10 @@ def test_a_summary_alone_has_a_page_that_says_what_it_lacks(tmp_path: Path) -> N
 
 
 def test_nothing_that_others_wrote_is_markup(tmp_path: Path) -> None:
-    hostile(tmp_path / "run")
+    hostile(tmp_path / FOLDER)
     made = html(tmp_path)
     assert "<script>document" not in made and "<img src=x" not in made
-    for where in ("label", "id", "asked", "cpu", "task", "experiment", "finding"):
+    for where in ("label", "id", "asked", "cpu", "task", "experiment", "finding", "name"):
         assert f"onerror=alert(1)&gt;{where}" in made, where
     assert "\x1b" not in made and "\u202e" not in made
     made.encode("utf-8")
@@ -191,7 +192,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run that is an attack and of one that is none, with names too long for a phone."""
     place = tmp_path_factory.mktemp("results")
-    hostile(place / "attack")
+    hostile(place / FOLDER)
     written(place / ("long" * 30), text="unbroken" * 40, token_ends=[80, 160, 200, 240, 320])
     main([str(place), "--out", str(place / "out")])
     return place / "out" / "report.html"

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
+from experiments.mirrored import mirrored
 from experiments.optional import look_for
+from experiments.report.results import read_results
 from experiments.runner import run
 from experiments.settings import Settings
 from experiments.stopping import stoppable
@@ -147,6 +149,14 @@ def test_the_table_shows_what_every_variant_wrote(measured: tuple[Path, Stored])
     for prompt, _, _, *texts in table["data"]:
         for label, text in zip(("mtad", "autoregressive", "speculative"), texts, strict=True):
             assert [text] == [row["text"] for row in rows if (row["prompt_id"], row["variant"]) == (prompt, label)]
+
+
+def test_of_several_texts_the_table_shows_the_first(measured: tuple[Path, Stored], tmp_path: Path) -> None:
+    folder = shutil.copytree(measured[0], tmp_path / "copy" / "run")
+    with (folder / "samples.jsonl").open("r+", encoding="utf-8") as samples:
+        again = [{**json.loads(line), "repeat": 1, "text": "another"} for line in samples]
+        samples.writelines(json.dumps(row) + "\n" for row in again)
+    assert mirrored(read_results(folder)).texts == mirrored(read_results(measured[0])).texts
 
 
 def test_plots_go_along_with_their_captions(measured: tuple[Path, Stored]) -> None:
