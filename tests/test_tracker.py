@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
 import pytest
@@ -22,10 +19,9 @@ from experiments.optional import look_for
 from experiments.report.results import read_results
 from experiments.runner import run
 from experiments.settings import Settings
-from experiments.stopping import stoppable
-from experiments.tracker import in_a_child
 from experiments.wandb_tracker import WandbTracker
 from mtad.errors import UserError
+from tests.test_tracker_child import HANGS
 from tests.toy import ROOT, WORDS, settings_of, toy_settings
 
 pytest.importorskip("wandb")
@@ -35,13 +31,6 @@ ENTITY = "a-private-team"
 KEY = "0123456789abcdef" * 2 + "01234567"  # made up
 NOWHERE = "http://127.0.0.1:9"  # nobody answers there
 OFFLINE = ("tracker=wandb", "tracker.mode=offline", f"tracker.entity={ENTITY}", "tracker.tags=[mine]")
-HANGS = """
-import os, pathlib, subprocess, tempfile, time
-child = subprocess.Popen(["sleep", "300"])
-left = tempfile.mkdtemp()
-pathlib.Path(os.environ["SEEN"]).write_text(f"{os.getpid()} {child.pid} {left}")
-time.sleep(300)
-"""
 
 
 @dataclass(frozen=True)
@@ -267,51 +256,6 @@ def test_a_wandb_that_hangs_or_crashes_harms_no_run(
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("wandb:"))
     assert line == f"wandb: failed ({reason}); the results are not touched by that"
     assert summary_of(folder)["decoders"]["mtad"]["rows"] == 1 and not folders(tmp_path / "r")
-
-
-@pytest.fixture
-def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the module `hangs`, which a child can run, leaves its process id and that of a child of its own."""
-    (tmp_path / "hangs.py").write_text(HANGS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
-    return tmp_path / "seen"
-
-
-def alive(process: int) -> bool:
-    """Whether it runs; one that is dead, and that nobody has waited for, does not."""
-    stat = Path(f"/proc/{process}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def assert_all_gone(seen: Path) -> None:
-    *numbers, left = seen.read_text().split()
-    processes = [int(number) for number in numbers]
-    deadline = time.monotonic() + 5
-    while any(map(alive, processes)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert len(processes) == 2 and not any(map(alive, processes))
-    assert not Path(left).exists()
-
-
-def test_a_child_that_hangs_is_ended_with_its_own_children_and_temporary_files(seen: Path) -> None:
-    assert in_a_child("hangs", "", 5).failure == "no end within 5 s"
-    assert_all_gone(seen)
-
-
-def test_a_signal_does_not_wait_for_a_child(seen: Path) -> None:
-    def when_it_hangs() -> None:
-        while not seen.exists() or not seen.read_text():
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    began = time.monotonic()
-    timer = Timer(0, when_it_hangs)
-    with pytest.raises(SystemExit) as ended, stoppable():
-        timer.start()
-        in_a_child("hangs", "", 60)
-    assert ended.value.code == 128 + signal.SIGTERM and time.monotonic() - began < 30
-    assert_all_gone(seen)
 
 
 def test_without_the_package_the_run_ends_before_it_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
