@@ -124,11 +124,12 @@ class Figure:
     denominator: Callable[[Row], float | None]
     value: Callable[[np.ndarray], np.ndarray]
     null: float  # 1 for what is above 0, whose interval lies on the log scale
+    most: float = np.inf  # what it can be at most; at least 0
 
 
 FIGURES = {
     "perplexity": Figure(log_likelihood, _tokens, lambda mean: np.exp(-mean), 1),
-    "score": Figure(lambda row: row["score"], lambda row: 1.0, np.asarray, 0),
+    "score": Figure(lambda row: row["score"], lambda row: 1.0, np.asarray, 0, most=1),
     "tokens_per_second": Figure(_tokens, _decode, np.asarray, 1),
     "tokens_per_target_forward": Figure(_tokens, lambda row: row["counts"]["target_forwards"], np.asarray, 1),
 }
@@ -136,6 +137,8 @@ FIGURES = {
 
 def own_intervals(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """How well each of `FIGURES` is known of one variant: low and high, or null with the reason.
+
+    An interval ends where the figure does, such as a score at 1.
 
     Two variants whose intervals overlap may differ all the same: they write to the same prompts, as comparisons know.
     """
@@ -145,7 +148,8 @@ def own_intervals(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         summed = metric_sums(one, rows, prompts)
         with np.errstate(all="ignore"):
             known = _alone(one, summed) if summed else Estimate(None, reason="not measured of every text")
-        found[name] = {"low": known.low, "high": known.high, "reason": known.reason}
+        low, high = (None if end is None else min(max(end, 0.0), one.most) for end in (known.low, known.high))
+        found[name] = {"low": low, "high": high, "reason": known.reason}
     return found
 
 

@@ -251,6 +251,12 @@ def test_a_figure_of_one_variant_has_an_interval_of_its_own_that_holds_the_value
     assert intervals["score"]["low"] < figures["score"]["value"] < intervals["score"]["high"]
 
 
+def test_an_interval_of_a_score_ends_at_0_and_1() -> None:
+    rows = [one | {"score": float(number > 1)} for number, one in enumerate(random_rows(6, 1))]
+    score = summary_of(rows, "fast", "slow")["decoders"]["fast"]["intervals"]["score"]
+    assert 0 <= score["low"] < score["high"] == 1
+
+
 def test_of_few_prompts_no_figure_has_an_interval() -> None:
     intervals = summary_of([row("a", "p"), row("b", "p")], "a", "b")["decoders"]["a"]["intervals"]
     assert all(
