@@ -109,7 +109,12 @@ def compare_all(rows: Sequence[Row], pairs: Iterable[tuple[str, str]]) -> list[C
     summed = {(m.name, label): metric_sums(m, found, prompts) for m in metrics for label, found in by_label.items()}
     return [
         comparison(
-            label, reference, m.name, m.better, m.null, _estimate(m, summed[m.name, label], summed[m.name, reference])
+            label,
+            reference,
+            m.name,
+            m.better,
+            m.null,
+            compare_sums(m, summed[m.name, label], summed[m.name, reference]),
         )
         for label, reference in pairs
         for m in metrics
@@ -208,7 +213,8 @@ def metric_sums(metric: Metric | Figure, rows: Sequence[Row], prompts: Sequence[
     return sums(np.array(list(by_prompt.values())))
 
 
-def _estimate(metric: Metric, a: Sums | None, b: Sums | None) -> Estimate:
+def compare_sums(metric: Metric, a: Sums | None, b: Sums | None) -> Estimate:
+    """The comparison of two variants' sums of a metric; null with the reason where one has none."""
     if a is None or b is None:
         return Estimate(None, reason=metric.missing)
 

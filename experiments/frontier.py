@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.baseline import FRONTIER
 from experiments.comparisons import METRICS, Comparison, Metric, comparison, correct_together, metric_sums
 from experiments.figure import ratio
 from experiments.intervals import Estimate, Sums, estimate_of_sums, sums
@@ -36,7 +37,6 @@ from mtad.law import Sampling
 from mtad.options import at_least
 
 SWEPT = "autoregressive"  # the decoder whose sampling is swept
-GROUP = "frontier"  # of the variants that are measured for it
 KNOBS = ("temperature", "top_p")
 COMPARED = ("perplexity_ratio", "score_difference")
 ROUNDING = 1e-9  # of sums of diversity
@@ -235,7 +235,7 @@ def _distances(
     for decoder, measure, metric in product(lossy, measures, metrics):
         summed = [(diversity[measure.name, label], value[metric.name, label]) for label in (decoder, *labels)]
         result, at, between = _distance(measure, metric, summed, labels, neighbours)
-        heading = comparison(decoder, GROUP, metric.name, metric.better, metric.null, result)
+        heading = comparison(decoder, FRONTIER, metric.name, metric.better, metric.null, result)
         found.append({**heading, "diversity": measure.name, "at": at, "between": between})
     return found
 

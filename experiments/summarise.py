@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.acceptance import NO_DRAFT, acceptance
+from experiments.baseline import BASELINE, FRONTIER, baseline_of
 from experiments.by_group import by_group
 from experiments.comparisons import compare_all, correct_together, own_intervals
 from experiments.energy_report import Energy
 from experiments.figure import figure, mean, ratio
-from experiments.frontier import GROUP, frontier
+from experiments.frontier import frontier
 from experiments.isolation import findings
 from experiments.journal import SCHEMA_VERSION, Row
 from experiments.quality import divergence, quality
 
-BASELINE = "autoregressive"  # compared with whenever it is among the variants, under this label
 # What users would run otherwise: every variant is compared with those of them that are there.
 YARDSTICKS = ("speculative", "hf_generate", "hf_static", "hf_assisted")
 NO_GROUPS: Mapping[str, str] = {}
@@ -79,11 +79,6 @@ def summarise(
     }
 
 
-def baseline_of(labels: Sequence[str]) -> str:
-    """What every variant is compared with: autoregressive decoding, or else the first reference."""
-    return BASELINE if BASELINE in labels else labels[:2][-1]
-
-
 def compared(labels: Sequence[str], groups: Mapping[str, str] = NO_GROUPS) -> list[tuple[str, str]]:
     """The pairs (variant, reference) that are compared, those with one reference together.
 
@@ -91,7 +86,7 @@ def compared(labels: Sequence[str], groups: Mapping[str, str] = NO_GROUPS) -> li
     study (and its tuned form, which follows it) with every reference. Points of a frontier are compared with the
     baseline alone, and nothing with them.
     """
-    variants = [label for label in labels if groups.get(label) != GROUP]
+    variants = [label for label in labels if groups.get(label) != FRONTIER]
     baseline = baseline_of(labels)
     group = groups.get(labels[0], "")
     studied = [labels[0], *(label for label in variants[1:2] if group and groups.get(label, group) not in ("", group))]

@@ -8,9 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.frontier import GROUP as FRONTIER
+from experiments.baseline import FRONTIER, baseline_of
 from experiments.quality import NO_JUDGE
-from experiments.summarise import baseline_of
 from experiments.table_approximation import approximation_notes, approximation_tables
 from experiments.table_compared import compared_with, comparison_notes, comparison_table, mark_notes, shown_of
 from experiments.table_frontier import distances, frontier_notes, frontier_tables

@@ -13,7 +13,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.frontier import GROUP as FRONTIER
+from experiments.baseline import FRONTIER
 from experiments.table_style import PIPED_COLUMNS, Summary, number, plain_table
 
 WIDEST = 9  # characters of a line of a head

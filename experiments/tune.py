@@ -17,12 +17,12 @@ from math import inf
 from typing import Any
 
 from baselines.autoregressive import Autoregressive
+from experiments.baseline import BASELINE
 from experiments.comparisons import Comparison, compare_all
 from experiments.figure import ratio
 from experiments.isolation import findings
 from experiments.journal import Row
 from experiments.knobs import Search, TuneSettings, find_trials, with_options
-from experiments.summarise import BASELINE
 from experiments.variants import Variant
 from mtad.errors import UserError
 from mtad.law import Sampling

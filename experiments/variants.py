@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from experiments import groups
+from experiments.baseline import FRONTIER
 from experiments.build import build, construct, missing
-from experiments.frontier import GROUP, SWEPT, FrontierSettings
+from experiments.frontier import SWEPT, FrontierSettings
 from experiments.redact import redact
 from mtad.decoder import Decoder, Engine, RoundDecoder, WholeDecoder
 from mtad.errors import UserError
@@ -89,7 +90,7 @@ def frontier_variants(settings: FrontierSettings, sampling: Mapping[str, Any]) -
     """Autoregressive decoding under the run's sampling, where the sweeps start, and under each of theirs."""
     start = _variant(SWEPT, SWEPT, groups.load("decoder", SWEPT), sampling)
     swept = settings.samplings(start.sampling)
-    points = [replace(start, label=label, sampling=changed, group=GROUP) for label, changed in swept.items()]
+    points = [replace(start, label=label, sampling=changed, group=FRONTIER) for label, changed in swept.items()]
     return [start, *(point for point in points if point.sampling != start.sampling)] if points else []
 
 

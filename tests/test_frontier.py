@@ -12,8 +12,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import groups
+from experiments.baseline import FRONTIER
 from experiments.build import build, construct
-from experiments.frontier import GROUP, FrontierSettings, Mixtures, frontier
+from experiments.frontier import FrontierSettings, Mixtures, frontier
 from experiments.intervals import holm
 from experiments.journal import Row
 from experiments.quality import quality
@@ -84,13 +85,13 @@ def test_points_are_added_to_the_variants_and_none_is_measured_twice() -> None:
 
     usual = [("mtad", ""), ("autoregressive", ""), ("speculative", "")]
     two = FrontierSettings((0, 1), (0.5, 0.9))  # 1 and 0.9 are the run's own
-    points = [("T=0", GROUP), ("top-p=0.5", GROUP)]
+    points = [("T=0", FRONTIER), ("top-p=0.5", FRONTIER)]
     assert labels(FrontierSettings(), ["autoregressive", "speculative"]) == usual
     assert labels(two, ["autoregressive", "speculative"]) == [*usual, *points]
     assert labels(two, []) == [*usual[:2], *points], "the sweeps start at the run's own sampling"
     cold = {"decoder": "autoregressive", "sampling": "greedy", "label": "cold"}
     assert labels(two, [cold]) == [usual[0], ("cold", ""), usual[1], points[1]]
-    hot = [("mtad", ""), ("autoregressive", ""), ("T=0", GROUP), ("T=1", GROUP), *points[1:]]
+    hot = [("mtad", ""), ("autoregressive", ""), ("T=0", FRONTIER), ("T=1", FRONTIER), *points[1:]]
     assert labels(two, [], "sampling.temperature=1.5") == hot
     with pytest.raises(UserError, match="2 variants are called 'autoregressive'"):
         labels(two, [{**cold, "label": "autoregressive"}])
@@ -105,7 +106,7 @@ def test_the_experiment_sweeps_both_knobs_beside_every_lossy_decoder() -> None:
     with composed():
         decoders = {name: build(name, groups.load("decoder", name)) for name in groups.names("decoder")}
     assert lossy == {name for name, d in decoders.items() if not (d.lossless or isinstance(d, Engine))}
-    points = {v.label for v in settings.variants if v.group == GROUP}
+    points = {v.label for v in settings.variants if v.group == FRONTIER}
     assert points == {f"T={t:g}" for t in sweep["temperature"] if t != 1} | {
         f"top-p={p:g}" for p in sweep["top_p"] if p != 0.9
     }
@@ -246,8 +247,8 @@ def test_only_lossy_decoders_have_a_distance_and_these_are_a_family_of_their_own
     found = found_in(rows, margin=0.5)["distances"]
     assert {one["decoder"] for one in found} == {"main", "again"}
     assert [one["p_holm"] for one in found] == pytest.approx(holm([one["p"] for one in found]))
-    assert {(one["family_size"], one["reference"], one["margin"]) for one in found} == {(4, GROUP, 0.5)}
-    groups = {label: GROUP for label in rows if label.startswith("T=")}
+    assert {(one["family_size"], one["reference"], one["margin"]) for one in found} == {(4, FRONTIER, 0.5)}
+    groups = {label: FRONTIER for label in rows if label.startswith("T=")}
     summary = summarise([r for of in rows.values() for r in of], "id", "tiny", "toy", list(rows), groups=groups)
     assert {one["decoder"] for one in summary["frontier"]["distances"]} == {"main", "again"}
     assert not any(c["family_size"] % 4 for c in summary["comparisons"] if c["reference"] == "autoregressive")

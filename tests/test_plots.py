@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 from experiments.report.plots import picture
-from experiments.report.plots.measured import Value, baseline_of, compared, measured
+from experiments.report.plots.measured import Value, compared, measured
 from experiments.report.plots.options import lines_along
 from experiments.report.plots.scatter import correlation
 from experiments.report.plots.speed import KINDS, kind
@@ -233,7 +233,7 @@ def test_rank_correlation_is_that_of_the_points_or_undefined() -> None:
 
 def test_what_is_compared_with_the_baseline_is_no_difference_for_itself() -> None:
     run = Run("made", None, summary())
-    assert baseline_of(run) == "autoregressive"
+    assert run.baseline == "autoregressive"
     assert compared(run, "autoregressive", "speedup") == Value(1.0)
     assert compared(run, "autoregressive", "energy_ratio").value is None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.baseline import BASELINE
 from experiments.comparisons import compare_all
 from experiments.cost.predict import (
     Costs,
@@ -21,7 +22,6 @@ from experiments.cost.predict import (
     speedup_at,
 )
 from experiments.journal import Row
-from experiments.summarise import BASELINE
 
 THE_BASELINE = "the baseline"
 NO_RATES = "no round shows whether its first drafted token was accepted"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from baselines.autoregressive import Autoregressive
+from experiments.baseline import BASELINE
 from experiments.cost.arithmetic import Arithmetic, arithmetic
 from experiments.cost.deciding import Begin, Deciding, time_decisions
 from experiments.cost.energy_split import (
@@ -34,7 +35,6 @@ from experiments.cost.reads import Paces, mean_context, pace_record, time_reads
 from experiments.environment import cpu_model, describe_process
 from experiments.journal import SCHEMA_VERSION, Row
 from experiments.plan import Plan
-from experiments.summarise import BASELINE
 from experiments.task import Prompt
 from experiments.variants import Variant
 from mtad.decoder import Engine

@@ -15,11 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from experiments.comparisons import METRICS, Metric, metric_sums
+from experiments.comparisons import METRICS, Metric, compare_sums, metric_sums
 from experiments.figure import ratio
-from experiments.intervals import Estimate, estimate_of_sums
+from experiments.intervals import Estimate
 from experiments.journal import Row
 from experiments.records import text_key
 from experiments.report.published import Published, published
@@ -207,14 +205,7 @@ def _from_rows(metric: Metric, rows: Sequence[Row], label: str, reference: str) 
     a, b = (
         metric_sums(metric, [row for row in rows if row["variant"] == name], prompts) for name in (label, reference)
     )
-    if a is None or b is None:
-        return Estimate(None, reason=metric.missing)
-
-    def statistic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return metric.compare(a[..., 0] / a[..., 1], b[..., 0] / b[..., 1])
-
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return estimate_of_sums(statistic, (a, b), null=metric.null)
+    return compare_sums(metric, a, b)
 
 
 def _from_figures(claim: Published, run: Run, label: str, reference: str) -> Estimate:

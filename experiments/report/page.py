@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image  # matplotlib brings it
 
-from experiments.frontier import GROUP as FRONTIER
+from experiments.baseline import FRONTIER
 from experiments.journal import Row
 from experiments.report.background import about, caveats, machines, nulls, stand_ins
 from experiments.report.claims import RULES, UNMEASURED, Verdict, judge_claims

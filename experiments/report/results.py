@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from experiments.baseline import baseline_of
 from experiments.journal import SCHEMA_VERSION, Row, disk
 from mtad.errors import UserError
 
@@ -45,6 +46,11 @@ class Run:
         if parameters is None:
             return "a model of unrecorded size"
         return f"a target of {parameters / 1e6:.1f} M parameters" if parameters < SMALLEST else None
+
+    @property
+    def baseline(self) -> str:
+        """What its variants are compared with."""
+        return baseline_of(list(self.summary["decoders"]))
 
     @cached_property
     def environment(self) -> Mapping[str, Any]:

@@ -13,8 +13,6 @@ from typing import Any
 
 from experiments.report.results import Run
 
-BASELINE = "autoregressive"
-FRONTIER = "frontier"  # the group of the samplings that were measured for the frontier
 AXIS = 44  # letters that fit along a panel
 
 
@@ -99,16 +97,10 @@ METRICS: Mapping[str, Metric] = {
 UNKNOWN = "there is no such figure"
 
 
-def baseline_of(run: Run) -> str:
-    """What every variant is compared with: autoregressive decoding, or else the first reference."""
-    labels = list(run.summary["decoders"])
-    return BASELINE if BASELINE in labels else labels[:2][-1]
-
-
 def metric(run: Run, name: str) -> Metric:
     """What the axis of a figure says; a name that is not listed stands for a figure of the variants."""
     found = METRICS.get(name, Metric(name.replace("_", " "), "", (name,)))
-    title = found.title.format(baseline=baseline_of(run))
+    title = found.title.format(baseline=run.baseline)
     kinds = {figures["score"]["name"] for figures in run.summary["decoders"].values()} if name == "score" else set()
     if len(kinds) == 1 and None not in kinds:
         title = kinds.pop().replace("_", " ")
@@ -129,7 +121,7 @@ def measured(run: Run, label: str, name: str) -> Value:
 
 def compared(run: Run, label: str, name: str) -> Value:
     """A comparison of a variant with the baseline; the baseline's own is "no difference"."""
-    baseline = baseline_of(run)
+    baseline = run.baseline
     ours = [one for one in run.summary["comparisons"] if one["metric"] == name and one["reference"] == baseline]
     if label == baseline and ours:
         return Value(float(ours[0]["null"]))

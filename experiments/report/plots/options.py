@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.report.plots.measured import FRONTIER
+from experiments.baseline import FRONTIER
 from experiments.report.results import Run
 
 Key = tuple[str, str, str, str]

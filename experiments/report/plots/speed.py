@@ -8,7 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from experiments.report.plots.measured import BASELINE, baseline_of, compared, metric
+from experiments.baseline import BASELINE
+from experiments.report.plots.measured import compared, metric
 from experiments.report.plots.plot import Plot
 from experiments.report.plots.style import GREY, Look, cross, entry, missing, numbered, plot, say, sheet
 from experiments.report.results import Run
@@ -53,7 +54,7 @@ def by_speed(run: Run) -> list[str]:
 
 def kind(run: Run, label: str) -> str:
     """What a reader must know of a variant before he compares it."""
-    figures, baseline = run.summary["decoders"][label], run.summary["decoders"][baseline_of(run)]
+    figures, baseline = run.summary["decoders"][label], run.summary["decoders"][run.baseline]
     if figures.get("lossless") is None:
         return "kind not recorded"
     if figures["kind"] == "engine":

@@ -9,14 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from experiments.baseline import FRONTIER
 from experiments.report.frames import comparisons_frame, variants_frame
 from experiments.report.published import published_for
 from experiments.report.results import Results, Run, mixture
 from experiments.report.setting import differences, same_pair
 from experiments.report.tables.table import DAGGER, LEVEL, UNKNOWN, Cell, Column, Row
 
-BASELINE = "autoregressive"
-FRONTIER = "frontier"  # the group of the variants that only the frontier needs
 SOURCES = {  # key of a column -> key of the frame, where they differ
     "score": "score.value",
     "draft_acceptance_rate": "acceptance.draft_acceptance_rate",
@@ -106,7 +105,7 @@ class Figures:
 
     def compared(self, run: Run, label: str, metric: str) -> Cell:
         """A variant against the run's reference."""
-        reference = reference_of(run)
+        reference = run.baseline
         found = self.comparisons.get((run.name, label, reference, metric))
         if found is not None:
             return compared_cell(found)
@@ -161,16 +160,10 @@ def compared_cell(found: Mapping[str, Any]) -> Cell:
     )
 
 
-def reference_of(run: Run) -> str:
-    """What every variant of a run is compared with: autoregressive decoding, or else the first reference."""
-    labels = list(run.summary["decoders"])
-    return BASELINE if BASELINE in labels else labels[:2][-1]
-
-
 def other_law(run: Run, label: str) -> bool:
     """Whether a variant's sampling is not the reference's: even a lossless decoder then keeps another law."""
     decoders = run.summary["decoders"]
-    return bool(decoders[label].get("sampling") != decoders[reference_of(run)].get("sampling"))
+    return bool(decoders[label].get("sampling") != decoders[run.baseline].get("sampling"))
 
 
 def dagger(*runs: Run) -> str:
@@ -223,7 +216,7 @@ def caveats_of(runs: Sequence[Run]) -> list[str]:
 
 def against(runs: Iterable[Run]) -> list[str]:
     """What the variants of these runs are compared with."""
-    references = dict.fromkeys(map(reference_of, runs))
+    references = dict.fromkeys(run.baseline for run in runs)
     return [
         f"ratios, differences and speed-up: against {name} of the same run; speed without prefill"
         for name in references

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from experiments.baseline import FRONTIER
 from experiments.report.results import Results, Run
 from experiments.report.tables.approximation import approximation_table
 from experiments.report.tables.energy import energy_table
@@ -14,7 +15,6 @@ from experiments.report.tables.figures import (
     ACCEPTANCE,
     DISTINCT,
     ENERGY_RATIO,
-    FRONTIER,
     HEADING,
     KIND,
     PERPLEXITY,
@@ -33,7 +33,6 @@ from experiments.report.tables.figures import (
     name_of,
     notes_of,
     other_law,
-    reference_of,
     sections_of,
 )
 from experiments.report.tables.table import Cell, Column, Row, Table, finished, with_best
@@ -145,7 +144,7 @@ def _values(figures: Figures, run: Run, x: str) -> list[tuple[str, Any]]:
         value = next((v for key in (f"option.{x}", f"sampling.{x}") if (v := record.get(key)) is not None), None)
         if value is not None:
             found.append((label, value))
-        elif label == reference_of(run):
+        elif label == run.baseline:
             reference.append((label, None))
 
     def place(one: tuple[str, Any]) -> tuple[str, bool, float, str]:
