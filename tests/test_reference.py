@@ -64,3 +64,34 @@ def test_spec_bench_has_ten_prompts_of_each_of_its_six_groups_and_its_licence() 
     pair = ("autoregressive", "speedup")
     slow = {c["decoder"]: c["high"] for c in summary["comparisons"] if (c["reference"], c["metric"]) == pair}
     assert slow["speculative"] < 1 and slow["block"] < 1, "as the page says"
+
+
+DEBUG = REFERENCE / "debug"
+EXPERIMENTS = sorted(file.stem for file in (REFERENCE.parents[1] / "conf" / "experiment").glob("*.yaml"))
+
+
+def test_every_experiment_has_a_debug_size_run_by_one_version_of_the_code() -> None:
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(DEBUG.glob("*.json"))]
+    assert sorted(run["experiment"] for run in runs) == EXPERIMENTS
+    assert len({version for run in runs for version in run["code_versions"]}) == 1
+    assert {run["model"] for run in runs} == {"tiny"} and all(run["parameters"]["target"] < 2e7 for run in runs)
+
+
+def test_the_gaps_that_the_debug_page_quotes_are_measured_proven_and_below_their_bounds() -> None:
+    page = (DEBUG / "README.md").read_text(encoding="utf-8")
+    summary = json.loads((DEBUG / "tiny-sql-approximation.json").read_text(encoding="utf-8"))
+    for label, figures in summary["decoders"].items():
+        accepted = (figures["approximation"] or {}).get("accepted")
+        if accepted:
+            assert accepted["proven_share"] == 1 and accepted["gap"] >= 0, label
+            assert accepted["bound"] is None or accepted["gap"] < accepted["bound"], label
+    for label in ("mtad", "mtad tau=0.1"):
+        known = summary["decoders"][label]["approximation"]["accepted"]
+        assert f"{known['gap']:.3f} [{known['gap_low']:.3f}, {known['gap_high']:.3f}]" in page
+        assert f"{known['bound']:.3f}" in page
+
+
+def test_nothing_on_the_debug_page_reads_as_a_reproduction() -> None:
+    html, claims = ((DEBUG / name).read_text(encoding="utf-8") for name in ("report.html", "claims.md"))
+    assert "Everything on this page was measured on stand-ins" in html
+    assert not [line for line in claims.splitlines() if line.startswith("|") and "| reproduced" in line]

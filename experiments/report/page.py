@@ -23,7 +23,7 @@ from experiments.baseline import FRONTIER
 from experiments.journal import Row
 from experiments.report.background import about, caveats, machines, nulls, stand_ins
 from experiments.report.claims import RULES, UNMEASURED, Verdict, judge_claims
-from experiments.report.claims_text import measured, printed, with_scope
+from experiments.report.claims_text import counted, measured, printed, with_scope
 from experiments.report.plots import Plot, picture, plots
 from experiments.report.published import Published
 from experiments.report.results import Results, Run
@@ -103,7 +103,8 @@ def page(results: Results, prompts: Sequence[str] = (), first: int = FIRST) -> s
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "shortened": shortened, "measured": measured, "printed": printed}
+    shown = (visible, shortened, measured, printed, counted)
+    environment.filters |= {function.__name__: function for function in shown}
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     html = environment.get_template("page.html").render(
         title=f"Results: {results.place.resolve().name}",

@@ -20,9 +20,9 @@ KNOBS = {"temperature": Look(GREY, "h", "-"), "top_p": Look("#0072B2", "^", "--"
 
 
 def frontier(run: Run) -> Plot | None:
-    """Perplexity and score over each measure of diversity; None without a sweep."""
+    """Perplexity and score over each measure of diversity; None without a sweep that says anything."""
     found = run.summary.get("frontier")
-    if not found:
+    if not found or all(one["value"] is None for one in found["distances"]):  # one colder control makes no frontier
         return None
     distances = {(one["decoder"], one["metric"], one["diversity"]): one for one in found["distances"]}
     labels = list(dict.fromkeys(one["decoder"] for one in found["distances"]))

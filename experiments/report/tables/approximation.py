@@ -36,7 +36,7 @@ COLUMNS = (
 )
 NOTES = (
     "gap: nats per block (lower is better), log-probability of the exact best block of the same length and law minus "
-    "that of the decoder's, mean over blocks whose best one is proven; never below 0, though intervals may go there",
+    "that of the decoder's, mean over blocks whose best one is proven; never below 0, where intervals end",
     "without last token: accepted draft tokens alone; the bound holds for them, and for no token that the target adds",
     "forwards per block: the target's, in the exact search; of mjgd those of its own",
 )

@@ -177,7 +177,7 @@ def _frontier(run: Run) -> Iterator[Table]:
         cells = rows.setdefault((MEASURES[found["diversity"]], found["decoder"]), {})
         at = Cell(found["at"], found["reason"] if found["at"] is None else None)
         cells |= {"at": at, found["metric"]: compared_cell(found)}
-    if rows:
+    if any(found["value"] is not None for found in distances):  # one colder control makes no frontier
         absent = Cell(None, "not compared")
         lines = [
             Row(
