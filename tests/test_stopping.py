@@ -16,6 +16,8 @@ from tests.started_runs import PAUSING, Started, Starter, lines_of, texts_of
 from tests.test_records import HOLDER
 from tests.toy import ROOT
 
+pytestmark = pytest.mark.kills
+
 RUN = ("reference=[autoregressive]", "max_new_tokens=8")
 SECONDS = 10.0  # within which a run has ended; more than it needs, for machines that are busy
 NAMES = [number.name for number in SIGNALS]
