@@ -5,8 +5,11 @@ Usable wherever Hydra is: under `@hydra.main`, or after `compose` with the Hydra
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
@@ -15,6 +18,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from mtad.errors import UserError
+
+T = TypeVar("T")
+_known: WeakKeyDictionary[Any, dict[tuple[str | None, ...], Any]] = WeakKeyDictionary()
 
 
 def choice(group: str, none: str | None = None) -> str:
@@ -39,20 +45,14 @@ def asked_within(key: str) -> str | None:
 
 def names(group: str) -> list[str]:
     """All options of `group`."""
-    loader = GlobalHydra.instance().config_loader()
-    return sorted(
-        loader.get_group_options(group, config_name=HydraConfig.get().job.config_name, overrides=_search_path())
-    )
+    return list(_read(("names", group), lambda: _names(group)))
 
 
 def load(group: str, name: str) -> dict[str, Any]:
     """The YAML of an option as it stands, with nothing overridden. Raises UserError."""
     if name not in names(group):
         raise UserError(f"there is no {group} {name!r}; there are: {', '.join(names(group))}")
-    config = compose(HydraConfig.get().job.config_name, overrides=[f"{group}={name}", *_search_path()])
-    loaded = OmegaConf.to_container(config[group], resolve=True)
-    assert isinstance(loaded, dict)
-    return {str(key): value for key, value in loaded.items()}
+    return deepcopy(_read((group, name), lambda: _load(group, name)))
 
 
 def drop_sweep_file() -> None:
@@ -64,6 +64,29 @@ def drop_sweep_file() -> None:
 def _overridden() -> list[str]:
     """The keys that the user named."""
     return [override.lstrip("+~").partition("=")[0] for override in HydraConfig.get().overrides.task]
+
+
+def _read(what: tuple[str, str], read: Callable[[], T]) -> T:
+    """What was read before by the same loader from the same places, for Hydra takes a tenth of a second each time."""
+    known = _known.setdefault(GlobalHydra.instance().config_loader(), {})
+    key = (HydraConfig.get().job.config_name, *_search_path(), *what)
+    if key not in known:
+        known[key] = read()
+    return known[key]
+
+
+def _names(group: str) -> list[str]:
+    loader = GlobalHydra.instance().config_loader()
+    return sorted(
+        loader.get_group_options(group, config_name=HydraConfig.get().job.config_name, overrides=_search_path())
+    )
+
+
+def _load(group: str, name: str) -> dict[str, Any]:
+    config = compose(HydraConfig.get().job.config_name, overrides=[f"{group}={name}", *_search_path()])
+    loaded = OmegaConf.to_container(config[group], resolve=True)
+    assert isinstance(loaded, dict)
+    return {str(key): value for key, value in loaded.items()}
 
 
 def _search_path() -> list[str]:

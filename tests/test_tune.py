@@ -173,7 +173,7 @@ def study(saved_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
         append(self, row)
 
     def watched(self: Bench) -> None:
-        assert not any(model() for model in loaded), "two pairs are in memory"
+        assert not any(model() not in (None, self.pair.target.lm) for model in loaded), "two pairs are in memory"
         loaded.append(weakref.ref(self.pair.target.lm))
         warm_up(self)
 
@@ -185,7 +185,7 @@ def study(saved_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
         begun = tuning.read_text().splitlines()
         patch.setattr(Bench, "warm_up", watched)
         runner.run(settings())
-    assert len(loaded) == 2, "one pair for the tuning, one for the run"
+    assert len(loaded) == 2 and loaded[0]() is loaded[1](), "the run takes the pair of the tuning"
     (run,) = (path for path in folder.glob("*/*/samples.jsonl") if path != tuning)
     rows = [json.loads(line) for line in run.read_text().splitlines()]
     summary = json.loads((run.parent / "summary.json").read_text())
