@@ -49,6 +49,7 @@ def text_row(text: str) -> Row:
     return {**row("p", "a", "1"), "text": text, "reads": {}, "gaps": None, "isolation": {}}
 
 
+@pytest.mark.kills
 def test_rows_of_a_run_killed_again_and_again_equal_an_undisturbed_ones(saved_pair: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.killed_runs", str(saved_pair), str(tmp_path / "killed")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
