@@ -63,8 +63,12 @@ def stoppable(resumes: str = "the same command resumes") -> Iterator[None]:
             check()  # one that came too late to end this run ends the sweep that it is a cell of
     except Stopped as stopped:
         print(f"stopped by {stopped}; {resumes}", file=sys.stderr, flush=True)
-        _hand_over(before)
-        sys.exit(128 + stopped.number)
+        try:
+            _hand_over(before)
+            sys.exit(128 + stopped.number)
+        finally:  # Slurm may repeat a signal: none is handed over again while the process ends
+            before.clear()
+            _noted.clear()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

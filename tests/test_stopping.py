@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,16 @@ pytestmark = pytest.mark.kills
 RUN = ("reference=[autoregressive]", "max_new_tokens=8")
 SECONDS = 10.0  # within which a run has ended; more than it needs, for machines that are busy
 NAMES = [number.name for number in SIGNALS]
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """A process that was told to stop is about to end, and keeps its handlers; this one goes on."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+    stopping._noted.clear()
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +213,29 @@ def test_what_resumes_a_run_is_said_by_who_knows_its_command(capsys: pytest.Capt
     with pytest.raises(SystemExit), stoppable("another command resumes"):
         signal.raise_signal(signal.SIGTERM)
     assert capsys.readouterr().err == "stopped by SIGTERM; another command resumes\n"
+
+
+def test_a_signal_that_is_repeated_while_it_is_handed_over_is_not_handed_over_again() -> None:
+    asked = []
+
+    def requeue(number: int, frame: object) -> None:  # as submitit's
+        asked.append(number)
+        signal.raise_signal(signal.SIGUSR2)
+        sys.exit(39)
+
+    def ends() -> None:
+        with stoppable():
+            signal.raise_signal(signal.SIGUSR2)
+            check()
+
+    before = signal.signal(signal.SIGUSR2, requeue)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            ends()
+        signal.raise_signal(signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert ended.value.code == 39 and asked == [signal.SIGUSR2]
 
 
 def test_handlers_are_what_they_were_after_a_run() -> None:
