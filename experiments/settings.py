@@ -130,6 +130,7 @@ def read_settings(composed: DictConfig, task_name: str | None = None, task_optio
         config |= {"task": task_options, "tasks": None}
     target, draft = (_model(config["model"], role) for role in ROLES)
     model, task_name = _model_name(target, draft), task_name or groups.choice("task")
+    experiment = groups.choice("experiment", "") or None
     task: Task = build(f"task {task_name}", config["task"])
     if task.max_new_tokens < 1:
         raise UserError(f"task.max_new_tokens must be >= 1, not {task.max_new_tokens}")
@@ -160,7 +161,7 @@ def read_settings(composed: DictConfig, task_name: str | None = None, task_optio
         device=_plain(config, "device", str),
         dtype=None if config["dtype"] is None else _plain(config, "dtype", str),
         results_dir=_results_dir(config),
-        name=_name(config, f"{model}-{task_name}-{groups.choice('experiment', '') or groups.choice('decoder')}"),
+        name=_name(config, f"{model}-{task_name}-{experiment or groups.choice('decoder')}"),
         fresh=_plain(config, "fresh", bool),
         mixed=resume == "mixed",
         energy=None if config["energy"] is None else _plain(config, "energy", bool),
@@ -170,7 +171,7 @@ def read_settings(composed: DictConfig, task_name: str | None = None, task_optio
         strict=_plain(config, "strict", bool),
         tune=None if config["tune"] is None else construct("tune", TuneSettings, config["tune"]),
         tuning=None,
-        experiment=groups.choice("experiment", "") or None,
+        experiment=experiment,
         approximation=_approximation(config["approximation"]),
         figure=_figure(config["figure"]),
         tracker=make_tracker(config.get("tracker")),

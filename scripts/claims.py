@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.journal import to_json
+from experiments.journal import disk, to_json
 from experiments.report.claims import judge_claims
 from experiments.report.claims_text import counted, csv, data, footnotes, markdown, terminal
 from experiments.report.results import read_results
@@ -42,7 +42,7 @@ def write(place: Path, out: Path, console: Console | None = None) -> None:
     console.print(terminal(verdicts))
     for line in (counted(verdicts), *footnotes(verdicts, results.notes)):
         console.print(line, markup=False)
-    try:
+    with disk("write to", out):
         out.mkdir(parents=True, exist_ok=True)
         for name, text in (
             ("claims.md", markdown(verdicts, results.notes)),
@@ -51,8 +51,6 @@ def write(place: Path, out: Path, console: Console | None = None) -> None:
         ):
             (out / name).write_text(text, encoding="utf-8", newline="\n")
             console.print(str(out / name), markup=False, soft_wrap=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.journal import disk
 from experiments.optional import need
 from experiments.report.results import read_results
 from mtad.errors import UserError
@@ -39,13 +40,11 @@ def write(place: Path, out: Path) -> None:
         for table in tables(results)
         for end, form in (("tex", to_latex), ("md", to_markdown), ("csv", to_csv))
     ]
-    try:
+    with disk("write to", out):
         out.mkdir(parents=True, exist_ok=True)
         for file, content in made:
             file.write_text(content, encoding="utf-8", newline="\n")
             print(file)
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}") from None
     for note in results.notes:
         print(f"note: {note}")
 

@@ -20,6 +20,17 @@ from mtad.errors import UserError
 
 KEYS = {"run_id", "model", "task", "decoders", "comparisons", "code_versions"}
 TRIALS = "-tuning"  # ends the names of folders of trials, which chose options for others and have no summary
+PLACES = {  # where the summary of a variant has a figure that does not lie at its top
+    "score": ("score", "value"),
+    "draft_acceptance_rate": ("acceptance", "draft_acceptance_rate"),
+    "mean_acceptance_length": ("acceptance", "mean_acceptance_length"),
+    "joules_per_token": ("energy", "joules_per_token"),
+    "joules_per_token_net": ("energy", "joules_per_token_net"),
+    "gap_without_last_token": ("approximation", "accepted", "gap"),
+    "gap_with_last_token": ("approximation", "emitted", "gap"),
+    "gap_bound": ("approximation", "accepted", "bound"),
+    "forwards_per_block": ("approximation", "emitted", "forwards"),
+}
 SMALLEST = 10**9  # parameters of a target that is taken for a real one; the paper's smallest has 8 billion
 
 

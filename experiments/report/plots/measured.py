@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from textwrap import wrap
 from typing import Any
 
-from experiments.report.results import Run
+from experiments.report.results import PLACES, Run
 
 AXIS = 44  # letters that fit along a panel
 
@@ -61,9 +61,9 @@ class Value:
 
 METRICS: Mapping[str, Metric] = {
     "perplexity": Metric("perplexity under the target", "lower", ("perplexity",)),
-    "score": Metric("score", "higher", ("score", "value")),
+    "score": Metric("score", "higher", PLACES["score"]),
     "tokens_per_second": Metric("tokens per second of decoding", "higher", ("tokens_per_second",)),
-    "joules_per_token": Metric("joules per token, idling included", "lower", ("energy", "joules_per_token")),
+    "joules_per_token": Metric("joules per token, idling included", "lower", PLACES["joules_per_token"]),
     "judge_perplexity": Metric("perplexity under the judge", "lower", ("judge_perplexity",)),
     "perplexity_ratio": Metric("perplexity, relative to {baseline}", "lower"),
     "judge_perplexity_ratio": Metric("perplexity under the judge, relative to {baseline}", "lower"),
@@ -74,21 +74,19 @@ METRICS: Mapping[str, Metric] = {
     "energy_ratio_net": Metric("joules per token without idling, relative to {baseline}", "lower"),
     "tokens_per_target_forward": Metric("tokens per target forward", "higher", ("tokens_per_target_forward",)),
     "tokens_per_round": Metric("tokens per round", "higher", ("tokens_per_round",)),
-    "draft_acceptance_rate": Metric("accepted / drafted tokens", "higher", ("acceptance", "draft_acceptance_rate")),
-    "mean_acceptance_length": Metric("tokens per step that drafts", "higher", ("acceptance", "mean_acceptance_length")),
+    "draft_acceptance_rate": Metric("accepted / drafted tokens", "higher", PLACES["draft_acceptance_rate"]),
+    "mean_acceptance_length": Metric("tokens per step that drafts", "higher", PLACES["mean_acceptance_length"]),
     "proven_share": Metric("share of blocks proven best", "higher", ("proven_share",)),
     "gap_without_last_token": Metric(
         "gap to the exact best block without the last token (nats per block)",
         "lower",
-        ("approximation", "accepted", "gap"),
+        PLACES["gap_without_last_token"],
     ),
     "gap_with_last_token": Metric(
-        "gap to the exact best block with the last token (nats per block)", "lower", ("approximation", "emitted", "gap")
+        "gap to the exact best block with the last token (nats per block)", "lower", PLACES["gap_with_last_token"]
     ),
-    "gap_bound": Metric("bound of the gap (nats per block)", "lower", ("approximation", "accepted", "bound")),
-    "forwards_per_block": Metric(
-        "target forwards per block, exact search", "lower", ("approximation", "emitted", "forwards")
-    ),
+    "gap_bound": Metric("bound of the gap (nats per block)", "lower", PLACES["gap_bound"]),
+    "forwards_per_block": Metric("target forwards per block, exact search", "lower", PLACES["forwards_per_block"]),
     "mean_tokens": Metric("tokens per text", "", ("mean_tokens",)),
     "distinct_2": Metric("distinct-2 (share of distinct pairs of tokens)", "higher", ("distinct_2",)),
     "self_bleu": Metric("self-BLEU among the texts of a prompt", "lower", ("self_bleu",)),

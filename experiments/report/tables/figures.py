@@ -12,21 +12,10 @@ from typing import Any
 from experiments.baseline import FRONTIER
 from experiments.report.frames import comparisons_frame, variants_frame
 from experiments.report.published import published_for
-from experiments.report.results import Results, Run, mixture
+from experiments.report.results import PLACES, Results, Run, mixture
 from experiments.report.setting import differences, same_pair
 from experiments.report.tables.table import DAGGER, LEVEL, UNKNOWN, Cell, Column, Row
 
-SOURCES = {  # key of a column -> key of the frame, where they differ
-    "score": "score.value",
-    "draft_acceptance_rate": "acceptance.draft_acceptance_rate",
-    "mean_acceptance_length": "acceptance.mean_acceptance_length",
-    "joules_per_token": "energy.joules_per_token",
-    "joules_per_token_net": "energy.joules_per_token_net",
-    "gap_without_last_token": "approximation.accepted.gap",
-    "gap_with_last_token": "approximation.emitted.gap",
-    "gap_bound": "approximation.accepted.bound",
-    "forwards_per_block": "approximation.emitted.forwards",
-}
 ITSELF = "the reference itself"
 OTHER_LAW = "other sampling"
 SECTIONS = {FRONTIER: "frontier: plain sampling, colder or narrower"}
@@ -92,8 +81,8 @@ class Figures:
     def measured(self, run: Run, label: str, key: str) -> Cell:
         """A figure of one variant, with its own interval if it has one, and the paper's beside it."""
         record = self.variants[run.name, label]
-        source = SOURCES.get(key, key)
-        parts = source.split(".")
+        parts = PLACES.get(key, tuple(key.split(".")))
+        source = ".".join(parts)
         groups = [".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
         names = (f"{source}_reason", *(f"{group}{end}" for group in groups for end in (".reason", "_reason")))
         value = record.get(source)
