@@ -99,6 +99,9 @@ def _hand_over(before: dict[signal.Signals, Any]) -> None:
         while _noted:
             number = _noted.pop(0)
             if handler := handlers.pop(number, None):
+                # Slurm tells a whole step, again and again: what the handler starts (`scontrol requeue`) inherits this
+                signal.signal(number, signal.SIG_IGN)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 handler(number, None)
         if time.monotonic() >= deadline:
             return
