@@ -67,7 +67,7 @@ class Ending:
         for length in range(1, min(len(block), room) + 1):
             if block[length - 1] in self.eos:
                 return length, "eos"
-            if self._stopped([*output, *block[:length]]):
+            if self.limits.stop and self._stopped([*output, *block[:length]]):
                 return length, "stop"
         return (room, "limit") if len(block) >= room else (len(block), None)
 

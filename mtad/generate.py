@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 
@@ -120,17 +120,19 @@ def writing(
     output: list[int] = []
     rounds: list[Round] = []
     finish = None
+    whole = [*prompt]  # one list for all rounds, which grows: a round costs as much as its block, not as its text
+    text = Text(whole, limits.max_new_tokens, ending.eos, luck, sampling.greedy, partial(_ends, ending, output))
     while finish is None:
-        ends = partial(_ends, ending, tuple(output))
-        text = Text([*prompt, *output], limits.max_new_tokens - len(output), ending.eos, luck, sampling.greedy, ends)
-        for step in (yield from write(text, *readers)):
+        start = len(output)
+        for step in (yield from write(replace(text, room=limits.max_new_tokens - start), *readers)):
             length, finish = ending.cut(output, step.tokens)
             rounds.append(step.cut(length))
             output += rounds[-1].tokens
             if finish:
                 break
         else:
-            fresh = output[len(text.tokens) - len(prompt) :]
+            fresh = output[start:]
+            whole += fresh
             for session in sessions:
                 session.commit(fresh)
     for session in sessions:
@@ -161,7 +163,7 @@ def _run(
     """A text by an engine: under the same clock, cut by the same ruler; the sessions stay as they are."""
     ending = Ending(limits, detokenise)
     warp = sampling.warp(engine.joint)
-    ends = partial(_ends, ending, ())
+    ends = partial(_ends, ending, [])
     text = Text(prompt, limits.max_new_tokens, ending.eos, luck, sampling.greedy, ends, limits.stop)
     models = (target.model, draft.model) if engine.drafts else (target.model,)
     started = perf_counter()
@@ -207,8 +209,9 @@ def _sessions(decoder: Decoder, target: Session, draft: Session, prompt: int, ne
     return target, draft
 
 
-def _ends(ending: Ending, output: tuple[int, ...], new: Sequence[int]) -> bool:
-    return ending([*output, *new])
+def _ends(ending: Ending, output: Sequence[int], new: Sequence[int]) -> bool:
+    """Whether `output`, which may have grown since, ends with the last of some new tokens."""
+    return ending([*output, *new] if ending.limits.stop or not new else new)
 
 
 def _one_round(decoder: RoundDecoder) -> Write:
