@@ -22,6 +22,7 @@ from mtad.ending import Detokenise
 from mtad.errors import UserError, first_line
 from mtad.hub import commit_of
 from mtad.model import CausalModel
+from mtad.recorded import Mode
 
 DTYPES = {
     "fp32": torch.float32,
@@ -126,10 +127,11 @@ class Blueprint:
         """How many each model has, by its configuration; tied ones count once."""
         return {"target": _parameters(self.target.config), "draft": _parameters(self.draft.config)}
 
-    def load(self, device: torch.device, rows: int = 1) -> Pair:
-        """Read the weights onto `device`, with caches for `rows` texts."""
+    def load(self, device: torch.device, rows: int = 1, engine: Mode = "auto") -> Pair:
+        """Read the weights onto `device`, with caches for `rows` texts, and forwards that run by `engine`."""
         target, draft = (
-            CausalModel(read_weights(source, device), self.vocabulary, rows) for source in (self.target, self.draft)
+            CausalModel(read_weights(source, device), self.vocabulary, rows, engine)
+            for source in (self.target, self.draft)
         )
         return Pair(target, draft, self.tokenizer, self.eos, self.max_positions, self.origins)
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from mtad.cache import Aim, TreeCache
 from mtad.clock import Mark, mark
+from mtad.recorded import CannotRecordError, Eager, Forward, Graphs, Mode, Step, Traced
 from mtad.session import Feed
 
 # How far a logit may move when the same text is read in another shape, by the type of the weights; measured on the
@@ -40,70 +41,100 @@ class CausalModel:
         vocabulary: how many logits are real; padded rows of the embedding are sliced off.
         max_positions: the longest text that it takes, in tokens.
         tolerance: see `TOLERANCE`.
+        fallback: why forwards are not recorded although that was asked for, or None.
     """
 
-    def __init__(self, lm: PreTrainedModel, vocabulary: int, rows: int = 1) -> None:
+    def __init__(self, lm: PreTrainedModel, vocabulary: int, rows: int = 1, engine: Mode = "auto") -> None:
         self.lm = lm.eval()
         self.vocabulary = vocabulary
         self.max_positions: int = lm.config.max_position_embeddings
         self.tolerance = TOLERANCE.get(lm.dtype, 0.5)
-        self.cache = TreeCache(lm.config.num_hidden_layers, rows)
+        self.cache = TreeCache(_devices_of_layers(lm), rows)
+        self.fallback: str | None = None
+        self._forward: Forward = Eager(Step(lm, self.cache))
+        self._to_record = engine != "eager"
 
     @property
     def device(self) -> torch.device:
         """Where the model takes its input."""
         return self.lm.device
 
+    @property
+    def engine(self) -> str:
+        """What runs the forwards of rounds: "eager", "traced" (TorchScript) or "graphs" (of CUDA)."""
+        return self._forward.name
+
+    def record(self) -> None:
+        """Record the forward, where that was asked for and not done yet; a prompt must have been read before.
+
+        The first forward of a round does it by itself.
+        """
+        if not self._to_record:
+            return
+        self._to_record = False
+        step = self._forward.step
+        try:
+            if len(self.cache.slabs) > 1:
+                raise CannotRecordError("its layers are on several devices")
+            graphs = self.device.type == "cuda"
+            self._forward = Graphs(step) if graphs else Traced(step, tuple(self.cache.slabs.values()))
+        except CannotRecordError as error:
+            self.fallback = f"forwards run eagerly: {error}"
+
     @torch.inference_mode()
     def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
-        """One forward; shorter feeds are padded on the left, so that the wanted logits stand at the end."""
-        new = max(len(feed.tokens) for feed in feeds)
-        end = max(feed.start + len(feed.tokens) for feed in feeds)
-        keep = max(feed.keep for feed in feeds)
-        self.cache.reserve(end)
-        single = len(feeds) == 1
-        if not single:
-            end = self.cache.capacity  # the padding's position is the last one
-        tokens = np.zeros((len(feeds), new), dtype=np.int64)
-        positions = np.zeros((len(feeds), new), dtype=np.int64)
-        places = np.full((len(feeds), new), self.cache.capacity - 1)
-        sees = np.zeros((len(feeds), 1, new, end), dtype=bool)
-        for i, feed in enumerate(feeds):
-            n, width = len(feed.tokens), feed.sees.shape[1]
-            tokens[i, new - n :] = feed.tokens
-            positions[i, new - n :] = feed.positions
-            places[i, new - n :] = range(feed.start, feed.start + n)
-            sees[i, 0, new - n :, :width] = feed.sees
-            sees[i, 0, : new - n, -1] = True  # padding sees itself, since a row of nothing would be NaN
-        device = self.device
-        start = feeds[0].start
-        aimed = slice(start, start + new) if single else torch.from_numpy(places).to(device)
-        self.cache.aim = Aim([feed.row for feed in feeds], aimed, end, device)
-        output = self.lm(
-            input_ids=torch.from_numpy(tokens).to(device),
-            position_ids=torch.from_numpy(positions).to(device),
-            attention_mask=self._mask(sees),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=keep,
-        )
-        logits = output.logits[:, :, : self.vocabulary]
-        return [logits[i, keep - feed.keep :] for i, feed in enumerate(feeds)]
+        """One forward; shorter feeds are padded on the right, and rows between those of the feeds idle along."""
+        if self._to_record and self.cache.slabs:
+            self.record()
+        return self._run(self._forward, feeds)
 
-    def _mask(self, sees: np.ndarray) -> torch.Tensor:
-        """Additive mask [batch, 1, new, end]: 0 where seen, the type's lowest number elsewhere."""
-        dtype = self.lm.dtype
-        mask = torch.full(sees.shape, torch.finfo(dtype).min, dtype=dtype)
-        return mask.masked_fill_(torch.from_numpy(sees), 0.0).to(self.device)
+    @torch.inference_mode()
+    def prefill(self, feeds: Sequence[Feed]) -> None:
+        """A forward whose logits nobody wants, of a shape that is not worth recording."""
+        self._run(Eager(self._forward.step), feeds)
+
+    def _run(self, forward: Forward, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        cache, device = self.cache, self.device
+        self.reserve(max(feed.start + len(feed.tokens) for feed in feeds))
+        new = forward.size(max(len(feed.tokens) for feed in feeds))
+        end = forward.end(max(feed.start + len(feed.tokens) for feed in feeds), cache.capacity)
+        first = min(feed.row for feed in feeds)
+        rows = max(feed.row for feed in feeds) - first + 1
+        tokens = np.zeros((rows, new), dtype=np.int64)
+        positions = np.zeros((rows, new), dtype=np.int64)
+        places = np.empty((rows, new), dtype=np.int64)
+        places[:] = np.arange(1, rows + 1)[:, None] * cache.capacity - 1  # padding goes to the last position
+        sees = np.zeros((rows, new, end), dtype=bool)
+        sees[:, :, 0] = True  # padding sees something finite, since a row of nothing would be NaN
+        for feed in feeds:
+            n, row, known = len(feed.tokens), feed.row - first, feed.known
+            tokens[row, :n] = feed.tokens
+            positions[row, :n] = feed.positions
+            at = row * cache.capacity + feed.start
+            places[row, :n] = range(at, at + n)
+            sees[row, :n, :known] = True
+            sees[row, :n, known : known + feed.sees.shape[1]] = feed.sees
+        inputs = tokens, positions, places.ravel(), sees
+        cache.aim = Aim(_NOTHING, _NOTHING, cache.part(first, rows), first, rows)
+        logits = forward(
+            tuple(_to(array, device) for array in inputs),  # type: ignore[arg-type]  # four of them
+            tuple(cache.aim.slabs.values()),
+        )
+        return [
+            logits[feed.row - first, len(feed.tokens) - feed.keep : len(feed.tokens), : self.vocabulary]
+            for feed in feeds
+        ]
 
     def move(self, row: int, sources: list[int], start: int) -> None:
         """Move accepted cache entries to where the text goes on."""
         with torch.inference_mode():
-            self.cache.move(row, sources, start, self.device)
+            self.cache.move(row, sources, start)
 
     def reserve(self, positions: int) -> None:
         """Make room in the cache."""
-        self.cache.reserve(positions)
+        with torch.inference_mode():
+            if self.cache.reserve(positions):
+                self._forward.forget()
 
     def synchronise(self) -> None:
         """Wait for the device."""
@@ -155,6 +186,20 @@ class CausalModel:
             input_ids=ids, position_ids=places, attention_mask=mask, use_cache=False, logits_to_keep=keep
         ).logits
         return [logits[i, keep - len(output) :, : self.vocabulary] for i, (_, output) in enumerate(texts)]
+
+
+_NOTHING = torch.zeros(0)
+
+
+def _to(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """On the device, without waiting for it."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _devices_of_layers(lm: PreTrainedModel) -> list[torch.device]:
+    """Where each layer computes its keys."""
+    return [next(layer.parameters()).device for layer in lm.get_decoder().layers]
 
 
 def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:

@@ -25,6 +25,7 @@ from mtad.law import RAW, Law, Warp
 from mtad.tree import Tree
 
 PREFILL_CHUNK = 512
+SLOTS = 64  # room for the paths of so many read nodes; doubled at need
 TREE_ROOM = 256  # cache positions reserved for the trees of a round; larger ones make the cache grow on the way
 
 
@@ -37,7 +38,8 @@ class Feed:
         start: cache position of the first new token; the others follow.
         tokens: the new token ids, n of them.
         positions: their positions in the text (equal for siblings), n.
-        sees: bool [n, start + n]: the cache positions that each new token attends to, itself included.
+        known: how many cache positions, from the first on, all of them attend to.
+        sees: bool [n, start + n - known]: which of the others each attends to, itself included.
         keep: for how many of the last tokens logits are wanted.
     """
 
@@ -45,6 +47,7 @@ class Feed:
     start: int
     tokens: list[int]
     positions: list[int]
+    known: int
     sees: np.ndarray
     keep: int
 
@@ -58,6 +61,9 @@ class Model(Protocol):
 
     def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
         """One forward for all feeds; for each the logits [keep, vocabulary] after its last `keep` tokens."""
+
+    def prefill(self, feeds: Sequence[Feed]) -> None:
+        """A forward for its keys alone."""
 
     def move(self, row: int, sources: list[int], start: int) -> None:
         """Move cache entries `sources` of `row` to `start`, `start` + 1, ..."""
@@ -82,12 +88,12 @@ class Session:
         self.version = 0  # counts commits, so that readers know when their rows are stale
         self.counts = Counts()
         self._kept = 0  # text tokens whose keys are in the cache
+        self._paths = np.zeros((SLOTS, SLOTS), dtype=bool)  # per slot: the slots > 0 on its path, by slot - 1
         self._forget()
 
     def _forget(self) -> None:
         self._chunks: list[torch.Tensor] = []  # logits of the root, then of every read node, in order of reading
         self._slots: dict[tuple[int, int], int] = {}  # (parent slot, token) -> slot; slot 0 is the root
-        self._sees: list[np.ndarray] = [np.zeros(0, dtype=bool)]  # per slot: the slots > 0 on its path
         self._depths = [0]
 
     def open(self, prompt: Sequence[int], room: int = 0) -> None:
@@ -103,7 +109,7 @@ class Session:
         self.model.reserve(len(prompt) + room + TREE_ROOM)
         while self._kept < len(prompt) - 1:
             end = min(self._kept + PREFILL_CHUNK, len(prompt) - 1)
-            self.model.forward([self._feed_text(self._kept, end)])
+            self.model.prefill([self._feed_text(self._kept, end)])
             self._kept = end
 
     def read(self, tree: Tree) -> Read:
@@ -149,40 +155,53 @@ class Session:
 
     def feed(self, tree: Tree) -> Feed | None:
         """Enter the nodes of `tree` not read before, and return what has to be computed for them, if anything."""
-        pending = len(self.text) - self._kept
         first = len(self._depths)
-        tokens, slots = [], [0]
-        for node in range(1, len(tree)):
-            key = (slots[tree.parents[node]], tree.tokens[node])
+        tokens = self._enter(tree)
+        length, read = len(self.text), len(self._depths) - 1
+        pending = length - self._kept
+        positions = [length - 1 + depth for depth in self._depths[first:]]
+        if not pending:
+            if not tokens:
+                return None
+            sees = self._paths[first : read + 1, :read]
+            return Feed(self.row, length + first - 1, tokens, positions, length, sees, len(tokens))
+        if pending == 1:  # the root and, as nothing has been read yet, all nodes
+            sees = self._paths[: read + 1, :read]
+            return Feed(
+                self.row, length - 1, [self.text[-1], *tokens], [length - 1, *positions], length, sees, len(tokens) + 1
+            )
+        text = self._feed_text(self._kept, length)
+        sees = np.zeros((pending + read, pending + read), dtype=bool)
+        sees[:pending, :pending] = text.sees
+        sees[pending:, :pending] = True
+        sees[pending:, pending:] = self._paths[1 : read + 1, :read]
+        return Feed(
+            self.row, text.start, text.tokens + tokens, text.positions + positions, text.known, sees, len(tokens) + 1
+        )
+
+    def _enter(self, tree: Tree) -> list[int]:
+        """Enter the nodes not read before as slots; returns their tokens."""
+        tokens: list[int] = []
+        slots = [0]
+        for parent, token in zip(tree.parents[1:], tree.tokens[1:], strict=True):
+            key = (slots[parent], token)
             slot = self._slots.get(key)
             if slot is None:
                 slot = self._slots[key] = len(self._depths)
-                parent_sees = self._sees[key[0]]
-                sees = np.zeros(slot, dtype=bool)
-                sees[: len(parent_sees)] = parent_sees
-                sees[slot - 1] = True
-                self._sees.append(sees)
+                if slot == len(self._paths):
+                    self._paths = np.pad(self._paths, (0, slot))
+                self._paths[slot] = self._paths[key[0]]
+                self._paths[slot, slot - 1] = True
                 self._depths.append(self._depths[key[0]] + 1)
-                tokens.append(key[1])
+                tokens.append(token)
             slots.append(slot)
-        if not pending and not tokens:
-            return None
-        feed = self._feed_text(self._kept, len(self.text), tokens)
-        end = len(self.text) + first - 1
-        for i in range(len(tokens)):
-            sees = self._sees[first + i]
-            feed.sees[pending + i, len(self.text) : len(self.text) + len(sees)] = sees
-        if not pending:
-            feed = Feed(self.row, end, tokens, feed.positions, feed.sees, len(tokens))
-        feed.positions[pending:] = [len(self.text) - 1 + depth for depth in self._depths[first:]]
-        return feed
+        return tokens
 
-    def _feed_text(self, start: int, end: int, nodes: Sequence[int] = ()) -> Feed:
-        """Text tokens start..end, then `nodes` of the tree, whose rows see the whole text (and so far no node)."""
-        new, tree = end - start, len(self._depths) - 1
-        sees = np.zeros((new + len(nodes), end + tree), dtype=bool)
-        sees[:, :end] = np.tri(len(sees), end, start, dtype=bool)
-        return Feed(self.row, start, self.text[start:end] + list(nodes), list(range(start, end)), sees, len(nodes) + 1)
+    def _feed_text(self, start: int, end: int) -> Feed:
+        """Text tokens start..end."""
+        new = end - start
+        sees = np.tri(new, dtype=bool)
+        return Feed(self.row, start, self.text[start:end], list(range(start, end)), start, sees, 1)
 
     def receive(self, logits: torch.Tensor) -> None:
         """Take the logits of the last feed."""

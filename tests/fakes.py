@@ -38,11 +38,14 @@ class ContextModel:
                 cache[feed.start + i] = (token, feed.positions[i])
             rows = []
             for i in range(len(feed.tokens) - feed.keep, len(feed.tokens)):
-                seen = [cache[place] for place in np.flatnonzero(feed.sees[i])]
+                seen = [cache[place] for place in (*range(feed.known), *(feed.known + np.flatnonzero(feed.sees[i])))]
                 assert [position for _, position in seen] == list(range(len(seen))), "positions do not run 0, 1, 2, ..."
                 rows.append(self.logits([token for token, _ in seen]))
             answers.append(torch.stack(rows))
         return answers
+
+    def prefill(self, feeds: Sequence[Feed]) -> None:
+        self.forward(feeds)
 
     def move(self, row: int, sources: list[int], start: int) -> None:
         cache = self.written[row]

@@ -1,0 +1,199 @@
+"""A forward recorded once and replayed without Python: TorchScript on a CPU, CUDA graphs on a GPU.
+
+Small models spend a good part of a forward in Python. The recorded forward is that of Hugging Face's own model, as a
+function of tensors; what it computes is what the model computes, operation by operation. On a CPU one recording serves
+every shape. A GPU needs one for each shape, so sizes are rounded up to a few (`SIZES`).
+
+Knows tensors; refuses to know texts and trees.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+from mtad.cache import STEP, Aim, TreeCache
+
+Mode = Literal["auto", "recorded", "eager"]
+SIZES = (1, 2, 4, 5, 8, 9, 16, 32, 64)  # new tokens of a text in a forward; larger ones are read eagerly on a GPU
+WARM_UPS = 3  # before a CUDA graph is captured, as its documentation asks for
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class CannotRecordError(Exception):
+    """This model cannot be recorded; the message says why."""
+
+
+class Step(nn.Module):
+    """One forward over a tree cache as a function of tensors."""
+
+    def __init__(self, lm: Any, cache: TreeCache) -> None:
+        super().__init__()
+        self.lm = lm
+        self.cache = cache
+        self.lowest = torch.finfo(lm.dtype).min
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        places: torch.Tensor,
+        sees: torch.Tensor,
+        *slabs: torch.Tensor,
+    ) -> torch.Tensor:
+        """Logits [batch, new, embedding rows].
+
+        Args:
+            tokens, positions: int64 [batch, new].
+            places: int64 [batch x new], see `Aim`.
+            sees: bool [batch, new, end]: the cache positions that each new token attends to, itself included.
+            slabs: parts of the cache, in the order of its devices; none before the first forward.
+        """
+        mask = torch.zeros_like(sees, dtype=self.lm.dtype).masked_fill(~sees, self.lowest)[:, None]
+        aim = self.cache.aim
+        self.cache.aim = Aim(places, mask, dict(zip(aim.slabs, slabs, strict=True)), aim.first, aim.rows)
+        output = self.lm(
+            input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=self.cache, use_cache=True
+        )
+        return output.logits
+
+
+class Forward(Protocol):
+    """What runs a `Step`."""
+
+    name: str
+    step: Step
+
+    def size(self, new: int) -> int:
+        """How many new tokens a text is padded to."""
+
+    def end(self, positions: int, capacity: int) -> int:
+        """How many positions the forward attends to, at least `positions`."""
+
+    def __call__(self, inputs: Inputs, slabs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """The step's logits; valid until the next call."""
+
+    def forget(self) -> None:
+        """The cache was allocated anew."""
+
+
+class Eager:
+    """The model as it is."""
+
+    name = "eager"
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+
+    def size(self, new: int) -> int:
+        return new
+
+    def end(self, positions: int, capacity: int) -> int:
+        return positions
+
+    def __call__(self, inputs: Inputs, slabs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return self.step(*inputs, *slabs)
+
+    def forget(self) -> None:
+        pass
+
+
+class Traced(Eager):
+    """A trace by TorchScript, which records sizes as operations too, and so serves all shapes."""
+
+    name = "traced"
+
+    def __init__(self, step: Step, slabs: tuple[torch.Tensor, ...]) -> None:
+        """Raises CannotRecordError, also where the trace computes something else than the model at another shape."""
+        super().__init__(step)
+        self._run = trace(step, (*_trial(step, slabs, 1, 2)[0], *_trial(step, slabs, 1, 2)[1]))
+        for batch, new in ((1, 1), (1, 5), (2, 3)):
+            inputs, scratch = _trial(step, slabs, batch, new)
+            found, expected = self._run(*inputs, *scratch), step(*inputs, *scratch)
+            if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
+                raise CannotRecordError(f"its trace differs from the model at {batch} x {new} tokens")
+
+    def __call__(self, inputs: Inputs, slabs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return self._run(*inputs, *slabs)
+
+
+class Graphs(Eager):
+    """CUDA graphs, one for each shape met; a forward larger than `SIZES` runs eagerly."""
+
+    name = "graphs"
+
+    def __init__(self, step: Step) -> None:
+        super().__init__(step)
+        self._graphs: dict[object, tuple[torch.cuda.CUDAGraph, Inputs, torch.Tensor]] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def size(self, new: int) -> int:
+        return next((size for size in SIZES if size >= new), new)
+
+    def end(self, positions: int, capacity: int) -> int:
+        return min(capacity, -(-positions // STEP) * STEP)
+
+    def __call__(self, inputs: Inputs, slabs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        if inputs[0].shape[1] not in SIZES:
+            return super().__call__(inputs, slabs)
+        key = (inputs[3].shape, *(slab.data_ptr() for slab in slabs))
+        if key not in self._graphs:
+            self._graphs[key] = self._capture(inputs, slabs)
+        graph, static, logits = self._graphs[key]
+        for ours, given in zip(static, inputs, strict=True):
+            ours.copy_(given, non_blocking=True)
+        graph.replay()
+        return logits.clone()  # the next replay writes there
+
+    def forget(self) -> None:
+        self._graphs.clear()
+
+    def _capture(
+        self, inputs: Inputs, slabs: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.cuda.CUDAGraph, Inputs, torch.Tensor]:
+        """The trial forwards write what the replay will write, at the same places."""
+        tokens, positions, places, sees = (given.clone() for given in inputs)
+        static = (tokens, positions, places, sees)
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UPS):
+                self.step(*static, *slabs)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            logits = self.step(*static, *slabs)
+        return graph, static, logits
+
+
+def trace(function: nn.Module, example: tuple[torch.Tensor, ...]) -> Callable[..., Any]:
+    """The function as TorchScript. Raises CannotRecordError."""
+    try:
+        with warnings.catch_warnings():  # of sizes taken for constants: shapes are tried instead
+            warnings.simplefilter("ignore")
+            return torch.jit.trace(function, example, check_trace=False)
+    except Exception as error:  # other people's code is run in a way that they need not have foreseen
+        raise CannotRecordError(f"{type(error).__name__} while it was traced") from error
+
+
+def _trial(
+    step: Step, slabs: tuple[torch.Tensor, ...], batch: int, new: int
+) -> tuple[Inputs, tuple[torch.Tensor, ...]]:
+    """Inputs for a forward over a small cache of their own."""
+    old, capacity = 3, 16
+    generator = torch.Generator().manual_seed(0)
+    device = slabs[0].device
+    tokens = torch.randint(step.lm.config.vocab_size, (batch, new), generator=generator).to(device)
+    positions = torch.arange(old, old + new, device=device).repeat(batch, 1)
+    places = (positions + torch.arange(batch, device=device)[:, None] * capacity).flatten()
+    sees = torch.ones(new, old + new, dtype=torch.bool, device=device).tril(old).repeat(batch, 1, 1)
+    scratch = []
+    for slab in slabs:
+        layers, two, _, heads, size = slab.shape
+        kept = torch.randn((layers, two, batch * capacity, heads, size), generator=generator)
+        scratch.append(kept.to(slab.device, slab.dtype))
+    return (tokens, positions, places, sees), tuple(scratch)
