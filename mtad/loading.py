@@ -18,20 +18,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.hub import cached_file
 
+from mtad.dtypes import find_dtype
 from mtad.ending import Detokenise
 from mtad.errors import UserError, first_line
 from mtad.hub import commit_of
 from mtad.model import CausalModel
 from mtad.recorded import Mode
 
-DTYPES = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+CPU = torch.device("cpu")
 PACKAGE = Path(__file__).parent
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 CONTENT = (*WEIGHTS, "*.json", "*.model", "*.txt")
@@ -48,7 +42,7 @@ class ModelSpec:
         id: repository on the Hugging Face hub.
         revision: its branch, tag or commit; None is the default branch.
         path: a folder instead, which wins over `id`; one that begins with `mtad/` lies in this package.
-        dtype: fp32, bf16 or fp16.
+        dtype: fp32, bf16 or fp16; auto is bf16 on a device that computes in it, else fp32.
     """
 
     id: str | None = None
@@ -147,12 +141,19 @@ def load_pair(
     target: ModelSpec, draft: ModelSpec, device: str = "auto", dtype: str | None = None, rows: int = 1
 ) -> Pair:
     """Load a pair; `dtype` overrides both specs. Raises UserError."""
-    return inspect_pair(target, draft, dtype).load(find_device(device), rows)
+    place = find_device(device)
+    return inspect_pair(target, draft, dtype, place).load(place, rows)
 
 
-def inspect_pair(target: ModelSpec, draft: ModelSpec, dtype: str | None = None) -> Blueprint:
-    """Find both models and compare what can be compared without weights. Raises UserError."""
-    sources = find_model("model.target", target, dtype), find_model("model.draft", draft, dtype)
+def inspect_pair(
+    target: ModelSpec, draft: ModelSpec, dtype: str | None = None, device: torch.device = CPU
+) -> Blueprint:
+    """Find both models and compare what can be compared without weights. Raises UserError.
+
+    Args:
+        device: where they are to run, which decides what the dtype `auto` is.
+    """
+    sources = find_model("model.target", target, dtype, device), find_model("model.draft", draft, dtype, device)
     tokenizers = [read_tokenizer(source) for source in sources]
     _same_vocabulary(sources, tokenizers)
     vocabulary = max(tokenizers[0].get_vocab().values()) + 1
@@ -208,24 +209,21 @@ def content_hash(path: Path, patterns: tuple[str, ...] = ("*",)) -> str:
     return digest.hexdigest()
 
 
-def find_model(key: str, spec: ModelSpec, dtype: str | None = None) -> Source:
-    """Find a model; `key` is where the user named it, such as model.target. Raises UserError."""
-    role, name = key.rpartition(".")[2], dtype or spec.dtype
-    if name not in DTYPES:
-        raise UserError(f"unknown dtype {name!r} for the {role}; known: {', '.join(DTYPES)}")
-    short = str(DTYPES[name]).removeprefix("torch.")
+def find_model(key: str, spec: ModelSpec, dtype: str | None = None, device: torch.device = CPU) -> Source:
+    """Find a model to run on `device`; `key` is where the user named it, such as model.target. Raises UserError."""
+    role = key.rpartition(".")[2]
+    number = find_dtype(dtype or spec.dtype, device, role)
+    short = str(number).removeprefix("torch.")
     if spec.path:
         with _reading(f"the files of {role} {spec.path}"):
             folder = _checked_folder(key, find_folder(spec.path))
             origin = Origin(None, None, folder.resolve().name, content_hash(folder, CONTENT), short)
-        return Source(f"{role} {spec.path}", str(folder), None, _config(role, str(folder), None), DTYPES[name], origin)
+        return Source(f"{role} {spec.path}", str(folder), None, _config(role, str(folder), None), number, origin)
     if not spec.id:
         raise UserError(f"{key} needs a hub id or a folder: give {key}.path=FOLDER")
     commit = commit_of(key, spec.id, spec.revision)
     config = _config(role, spec.id, commit)
-    return Source(
-        f"{role} {spec.id}", spec.id, commit, config, DTYPES[name], Origin(spec.id, commit, None, None, short)
-    )
+    return Source(f"{role} {spec.id}", spec.id, commit, config, number, Origin(spec.id, commit, None, None, short))
 
 
 def _checked_folder(key: str, folder: Path) -> Path:
