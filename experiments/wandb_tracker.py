@@ -15,7 +15,7 @@ from experiments.optional import look_for
 from experiments.progress import say
 from experiments.tracker import Ending, in_a_child
 from mtad.errors import UserError
-from mtad.loading import find_folder
+from mtad.folders import find_folder
 from mtad.options import one_of
 
 Mode = Literal["online", "offline"]

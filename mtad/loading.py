@@ -6,12 +6,9 @@ seconds and before any weight is read where that is possible. Knows nothing of c
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,17 +18,15 @@ from transformers.utils.hub import cached_file
 from mtad.dtypes import find_dtype
 from mtad.ending import Detokenise
 from mtad.errors import UserError, first_line
+from mtad.folders import PACKAGE, WEIGHTS, check_weights, content_hash, find_folder
 from mtad.hub import commit_of
 from mtad.model import CausalModel
+from mtad.random_weights import find_shape, random_model
 from mtad.recorded import Mode
 
 CPU = torch.device("cpu")
-PACKAGE = Path(__file__).parent
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 CONTENT = (*WEIGHTS, "*.json", "*.model", "*.txt")
-HASHED_WHOLE_BYTES = 2**30  # of larger files only evenly spaced blocks are hashed: 140 GB would take minutes
-BLOCK_BYTES = 2**20
-BLOCKS = 64
+STAND_IN_TOKENIZER = PACKAGE / "tiny" / "target"  # of models with random weights; its ids are valid in all of them
 
 
 @dataclass(frozen=True)
@@ -43,12 +38,16 @@ class ModelSpec:
         revision: its branch, tag or commit; None is the default branch.
         path: a folder instead, which wins over `id`; one that begins with `mtad/` lies in this package.
         dtype: fp32, bf16 or fp16; auto is bf16 on a device that computes in it, else fp32.
+        weights: None reads them; "random" draws them in the shape of `id`, for nothing but to measure costs.
+        scale: of random weights: None is the whole shape, "debug" a very small one.
     """
 
     id: str | None = None
     revision: str | None = None
     path: str | None = None
     dtype: str = "fp32"
+    weights: str | None = None
+    scale: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ class Origin:
         id, revision: hub repository and commit, or None.
         folder, sha256: a folder's own name and the hash of its content, or None.
         dtype: the type of number that the weights are used in.
+        random: the shape in which weights were drawn at random, `sha256` then says from what; None: they were read.
     """
 
     id: str | None
@@ -66,6 +66,7 @@ class Origin:
     folder: str | None
     sha256: str | None
     dtype: str
+    random: str | None = None
 
 
 @dataclass(frozen=True)
@@ -154,14 +155,17 @@ def inspect_pair(
         device: where they are to run, which decides what the dtype `auto` is.
     """
     sources = find_model("model.target", target, dtype, device), find_model("model.draft", draft, dtype, device)
-    tokenizers = [read_tokenizer(source) for source in sources]
-    _same_vocabulary(sources, tokenizers)
-    vocabulary = max(tokenizers[0].get_vocab().values()) + 1
+    real = [source for source in sources if not source.origin.random]
+    tokenizers = [read_tokenizer(source) for source in real or sources[:1]]
+    _same_vocabulary(real, tokenizers)
+    vocabulary = max(tokenizers[0].get_vocab().values()) + 1 if real else sources[0].config.vocab_size
     for source in sources:
-        if source.config.vocab_size < vocabulary:
+        rows = source.config.vocab_size
+        if not real and rows != vocabulary:
+            raise UserError(f"the pair has two vocabularies: {vocabulary} tokens, and {rows} for {source.name}")
+        if rows < vocabulary:
             raise UserError(
-                f"{source.name} has {source.config.vocab_size} rows of embeddings, fewer than the {vocabulary} tokens "
-                f"of its tokenizer"
+                f"{source.name} has {rows} rows of embeddings, fewer than the {vocabulary} tokens of its tokenizer"
             )
     return Blueprint(*sources, tokenizers[0], vocabulary, _eos(sources[0], tokenizers[0]))
 
@@ -186,37 +190,16 @@ def find_device(name: str) -> torch.device:
     return torch.device(kind, int(index or 0)) if kind == "cuda" else torch.device("cpu")
 
 
-def find_folder(path: str) -> Path:
-    """The folder that a user or a model YAML means by `path`; it need not exist."""
-    folder = Path(os.path.expanduser(path))  # noqa: PTH111  # Path's own raises for an unknown user
-    return PACKAGE.parent / folder if folder.parts[:1] == (PACKAGE.name,) else folder
-
-
-def content_hash(path: Path, patterns: tuple[str, ...] = ("*",)) -> str:
-    """sha256 over names, sizes and content of a file, or of a folder's files that match (subfolders left out)."""
-    digest = hashlib.sha256()
-    files = (
-        [path] if path.is_file() else {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
-    )
-    for file in sorted(files):
-        size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            starts = range(0, size, BLOCK_BYTES)
-            for start in starts if size <= HASHED_WHOLE_BYTES else starts[:: len(starts) // BLOCKS]:
-                stream.seek(start)
-                digest.update(stream.read(BLOCK_BYTES))
-    return digest.hexdigest()
-
-
 def find_model(key: str, spec: ModelSpec, dtype: str | None = None, device: torch.device = CPU) -> Source:
     """Find a model to run on `device`; `key` is where the user named it, such as model.target. Raises UserError."""
     role = key.rpartition(".")[2]
     number = find_dtype(dtype or spec.dtype, device, role)
     short = str(number).removeprefix("torch.")
+    if spec.weights or spec.scale:
+        return _random_source(key, spec, number, short)
     if spec.path:
         with _reading(f"the files of {role} {spec.path}"):
-            folder = _checked_folder(key, find_folder(spec.path))
+            folder = check_weights(key, find_folder(spec.path))
             origin = Origin(None, None, folder.resolve().name, content_hash(folder, CONTENT), short)
         return Source(f"{role} {spec.path}", str(folder), None, _config(role, str(folder), None), number, origin)
     if not spec.id:
@@ -226,15 +209,16 @@ def find_model(key: str, spec: ModelSpec, dtype: str | None = None, device: torc
     return Source(f"{role} {spec.id}", spec.id, commit, config, number, Origin(spec.id, commit, None, None, short))
 
 
-def _checked_folder(key: str, folder: Path) -> Path:
-    # First of all: transformers takes a folder that does not exist for a hub id, and tries the network for 20 s.
-    if not folder.is_dir():
-        raise UserError(f"{key}.path={folder}: there is no such folder")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{key}.path={folder}: no config.json in this folder")
-    if not any(file for pattern in WEIGHTS for file in folder.glob(pattern)):
-        raise UserError(f"{key}.path={folder}: no weights in this folder (looked for {', '.join(WEIGHTS)})")
-    return folder
+def _random_source(key: str, spec: ModelSpec, dtype: torch.dtype, short: str) -> Source:
+    if spec.weights is None:
+        raise UserError(f"{key}.scale={spec.scale} is of random weights alone: model.weights=random")
+    if spec.weights != "random":
+        raise UserError(f"{key}.weights must be null or random, not {spec.weights!r}")
+    if spec.path:
+        raise UserError(f"{key}.weights=random takes the shape of a hub id, and there is {key}.path={spec.path}")
+    shape = find_shape(key, spec.id, spec.scale)
+    origin = Origin(None, None, None, shape.sha256, short, shape.name)
+    return Source(f"{key.rpartition('.')[2]} {spec.id} (random weights)", shape.name, None, shape.config, dtype, origin)
 
 
 @contextmanager
@@ -258,13 +242,24 @@ def _config(role: str, where: str, revision: str | None) -> Any:
 
 
 def read_tokenizer(source: Source) -> Any:
-    """Raises UserError."""
+    """The model's own, or a stand-in for one of random weights. Raises UserError."""
     with _reading(f"the tokenizer of {source.name}"):
+        if source.origin.random:
+            return AutoTokenizer.from_pretrained(STAND_IN_TOKENIZER)
         return AutoTokenizer.from_pretrained(source.where, revision=source.revision)
 
 
 def read_weights(source: Source, device: torch.device) -> Any:
     """The Hugging Face model with its weights on `device`. Raises UserError."""
+    try:
+        if source.origin.random:
+            return random_model(source.config, source.dtype, device)
+        return _read_weights(source).to(device)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"{source.name} does not fit on {device}: {first_line(error)}") from None
+
+
+def _read_weights(source: Source) -> Any:
     with _reading(f"the weights of {source.name}"):
         model, found = AutoModelForCausalLM.from_pretrained(
             source.where,
@@ -276,16 +271,13 @@ def read_weights(source: Source, device: torch.device) -> Any:
     missing = sorted(found["missing_keys"])  # transformers leaves out those tied to others, and fills these at random
     if missing:
         raise UserError(f"the weights of {source.name} lack {missing[0]} ({len(missing)} missing in all)")
-    try:
-        return model.to(device)
-    except torch.OutOfMemoryError as error:
-        raise UserError(f"{source.name} does not fit on {device}: {first_line(error)}") from None
+    return model
 
 
-def _same_vocabulary(sources: tuple[Source, Source], tokenizers: list[Any]) -> None:
+def _same_vocabulary(sources: list[Source], tokenizers: list[Any]) -> None:
     """Equal tables, by the tokenizers: the number of embedding rows says nothing, since these are often padded."""
     tables = [tokenizer.get_vocab() for tokenizer in tokenizers]
-    if tables[0] == tables[1]:
+    if tables[0] == tables[-1]:
         return
     first, second = ({number: token for token, number in table.items()} for table in tables)
     number = min(i for i in first.keys() | second.keys() if first.get(i) != second.get(i))
@@ -297,6 +289,8 @@ def _same_vocabulary(sources: tuple[Source, Source], tokenizers: list[Any]) -> N
 
 def _eos(source: Source, tokenizer: Any) -> frozenset[int]:
     """The ids that end a text of the target: those of its generation config and of its tokenizer."""
+    if source.origin.random:  # the tokenizer is another model's
+        return frozenset([source.config.eos_token_id])
     with _reading(f"the generation config of {source.name}"):
         file = cached_file(
             source.where,

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from mtad import hub, loading
 from mtad.errors import UserError
-from mtad.loading import ModelSpec, content_hash, find_device, find_folder, inspect_pair, load_pair
+from mtad.folders import content_hash, find_folder
+from mtad.loading import ModelSpec, find_device, inspect_pair, load_pair
 from tests.conftest import POSITIONS, save_tokenizer
 from tests.toy import ROOT, WORDS
 

@@ -22,7 +22,8 @@ from experiments.plan import prepare
 from experiments.settings import Settings
 from mtad.decoder import Engine, RoundDecoder, WholeDecoder
 from mtad.errors import UserError
-from mtad.loading import ModelSpec, content_hash, inspect_pair
+from mtad.folders import content_hash
+from mtad.loading import ModelSpec, inspect_pair
 from tests.toy import ROOT, Toy, composed, settings_of, toy_settings
 
 CONF = ROOT / "conf"

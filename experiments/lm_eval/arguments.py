@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from experiments.build import build, construct, missing
 from mtad.decoder import Decoder
 from mtad.errors import UserError
+from mtad.folders import find_folder
 from mtad.law import Sampling
-from mtad.loading import ModelSpec, find_folder
+from mtad.loading import ModelSpec
 from mtad.options import at_least
 
 CONF = Path(__file__).parents[2] / "conf"

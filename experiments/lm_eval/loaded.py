@@ -28,7 +28,7 @@ from experiments.optional import need
 from experiments.records import stable_hash
 from experiments.task import Prompt, Turn
 from mtad.errors import UserError, first_line
-from mtad.loading import find_folder
+from mtad.folders import find_folder
 
 GENERATES = "generate_until"
 FEWSHOT_SEED = 1234  # lm-eval's own default
