@@ -84,6 +84,7 @@ def time_reads(
     context: int,
     nodes: Sequence[int],
     repeats: int,
+    seed: int = SEED,
 ) -> dict[Warp, Paces]:
     """Time `repeats` bursts of each size and law with `mean_context(context, nodes)` tokens in the cache on average.
 
@@ -91,6 +92,7 @@ def time_reads(
         warps: from logits to the law that a decoder sees; the paces of each.
         prompt: token ids that the text is made of, again and again.
         nodes: ascending sizes.
+        seed: of the order of sizes.
 
     Raises:
         UserError: text and tree exceed the positions of a model.
@@ -101,7 +103,7 @@ def time_reads(
     sessions = Session(target), Session(draft)
     trees = {size: branching(size - 1) for size in nodes}
     taken: dict[tuple[Warp, int, int], list[list[float]]] = {}  # seconds of the bursts of a warp, model and size
-    order, shuffler = list(nodes), random.Random(SEED)
+    order, shuffler = list(nodes), random.Random(seed)
     for sweep in range(repeats + 1):
         for warp in warps:
             for session in sessions:
