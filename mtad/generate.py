@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
+from typing import TypeVar
 
 from mtad.counts import Counts
 from mtad.decoder import Decoder, Engine, Round, RoundDecoder, Text, Write
@@ -18,6 +19,7 @@ from mtad.law import Law, Sampling
 from mtad.luck import Luck
 from mtad.session import Read, Reader, Session, serve
 
+T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Output:
@@ -73,9 +75,9 @@ def generate(
     return drive([writing(decoder, target, draft, prompt, limits, sampling, luck, detokenise)])[0]
 
 
-def drive(texts: Sequence[Generator[Read, Law, Output]]) -> list[Output]:
+def drive(texts: Sequence[Generator[Read, Law, T]]) -> list[T]:
     """Advance several texts together: the reads that they wait for are served in one forward per model."""
-    outputs: dict[int, Output] = {}
+    outputs: dict[int, T] = {}
     waiting: dict[int, Read] = {}
 
     def resume(i: int, law: Law | None) -> None:
@@ -212,6 +214,28 @@ def _sessions(decoder: Decoder, target: Session, draft: Session, prompt: int, ne
 def _ends(ending: Ending, output: Sequence[int], new: Sequence[int]) -> bool:
     """Whether `output`, which may have grown since, ends with the last of some new tokens."""
     return ending([*output, *new] if ending.limits.stop or not new else new)
+
+
+def next_round(
+    decoder: RoundDecoder,
+    target: Session,
+    draft: Session,
+    prompt: Sequence[int],
+    written: Sequence[int],
+    limits: Limits,
+    sampling: Sampling,
+    luck: Luck,
+    detokenise: Detokenise,
+) -> tuple[int, ...]:
+    """The tokens of the one round that follows `written`, which follows `prompt`; cut where the text ends."""
+    ending, whole, output = Ending(limits, detokenise), [*prompt, *written], list(written)
+    room = limits.max_new_tokens - len(written)
+    for session in (target, draft)[: 1 + decoder.drafts]:
+        session.open(whole, room)
+    text = Text(whole, room, ending.eos, luck, sampling.greedy, partial(_ends, ending, output))
+    warp = sampling.warp(decoder.joint)
+    step = drive([decoder.round(text, Reader(target, warp), Reader(draft, warp))])[0]
+    return step.tokens[: ending.cut(output, step.tokens)[0]]
 
 
 def _one_round(decoder: RoundDecoder) -> Write:
