@@ -123,7 +123,7 @@ def cgroup_quota(proc: Path = PROC, mount: Path = CGROUPS) -> tuple[float | None
         else:
             continue
         for root, name in files:
-            limits += [cores for folder in _lineage(root, path) if (cores := _limit(folder / name)) is not None]
+            limits += [cores for folder in lineage(root, path) if (cores := _limit(folder / name)) is not None]
     return (min(limits), None) if limits else (None, "no limit is set")
 
 
@@ -218,7 +218,7 @@ def _cpu_line(key: str) -> str | None:
     return next(iter(_cpu_lines(key)), None)
 
 
-def _lineage(root: Path, path: str) -> list[Path]:
+def lineage(root: Path, path: str) -> list[Path]:
     """A cgroup's folder and all above it, up to `root`: each may set a limit."""
     folder = root / path.lstrip("/")
     return [folder, *(above for above in folder.parents if above == root or root in above.parents)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -80,6 +81,13 @@ class Source:
     dtype: torch.dtype
     origin: Origin
 
+    @cached_property
+    def parameters(self) -> int:
+        """How many it has, by its configuration; tied ones count once."""
+        with torch.device("meta"):  # no memory is taken
+            model = AutoModelForCausalLM.from_config(self.config)
+        return sum(parameter.numel() for parameter in model.parameters())
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -120,7 +128,7 @@ class Blueprint:
     @property
     def parameters(self) -> dict[str, int]:
         """How many each model has, by its configuration; tied ones count once."""
-        return {"target": _parameters(self.target.config), "draft": _parameters(self.draft.config)}
+        return {"target": self.target.parameters, "draft": self.draft.parameters}
 
     def load(self, device: torch.device, rows: int = 1, engine: Mode = "auto") -> Pair:
         """Read the weights onto `device`, with caches for `rows` texts, and forwards that run by `engine`."""
@@ -168,12 +176,6 @@ def inspect_pair(
                 f"{source.name} has {rows} rows of embeddings, fewer than the {vocabulary} tokens of its tokenizer"
             )
     return Blueprint(*sources, tokenizers[0], vocabulary, _eos(sources[0], tokenizers[0]))
-
-
-def _parameters(config: Any) -> int:
-    with torch.device("meta"):  # no memory is taken
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def find_device(name: str) -> torch.device:
