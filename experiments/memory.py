@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from experiments.environment import CGROUPS, PROC, lineage
+from experiments.memory_report import spoken
 from experiments.plan import Plan
 from experiments.prompting import looks_back
 from mtad.cache import TreeCache
@@ -162,23 +163,3 @@ def describe(need: Need, device: torch.device, peaks: Mapping[str, int | None]) 
     what = "tensors on the device" if device.type == "cuda" else "resident memory of the process"
     reason = None if peaks else "the process has not come to the end of a pass"
     return {"forecast": asdict(need), "peak_of": what, "peak_bytes": dict(peaks) or None, "peak_bytes_reason": reason}
-
-
-def summed_up(processes: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The figures of the process with the highest peak; None where no process has come to one."""
-    known = [found for process in processes if (found := process.get("memory")) and found["peak_bytes"]]
-    if not known:
-        return None
-    most = max(known, key=lambda found: max(found["peak_bytes"].values()))
-    need = most["forecast"]
-    return {
-        "peak_bytes": max(most["peak_bytes"].values()),
-        "peak_of": most["peak_of"],
-        "weights_bytes": sum(need["weights"].values()),
-        "caches_bytes": sum(need["caches"].values()),
-    }
-
-
-def spoken(size: int) -> str:
-    """Bytes in decimal units."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

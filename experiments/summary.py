@@ -16,6 +16,7 @@ from experiments.energy import alike
 from experiments.energy_report import Energy
 from experiments.figure import figure
 from experiments.journal import SCHEMA_VERSION, Row, replace, to_json
+from experiments.memory_report import NO_PEAK, summed_up
 from experiments.records import RunFolder, stable_hash, text_key
 from experiments.redact import redact
 from experiments.scoring import with_grades
@@ -86,13 +87,14 @@ def write_summary(
 ) -> dict[str, Any]:
     """Write and return the summary of `rows`, once the records `grades` are joined to them, and the task's files."""
     rows = with_grades(rows, grades)
+    processes = folder.read_json("environment.json").get("processes", [])
     summary = summarise(
         rows,
         facts.run_id,
         facts.model,
         facts.task_name,
         facts.labels,
-        folder.read_json("environment.json").get("processes", []),
+        processes,
         facts.margin,
         Energy(alike(folder.energy.rows(), *facts.blocks), facts.labels, facts.no_energy),
         facts.groups,
@@ -109,6 +111,7 @@ def write_summary(
             file.parent.mkdir(parents=True, exist_ok=True)
             replace(file, "".join(to_json(line) + "\n" for line in lines))
     forced = _forced(folder.teacher.rows())
+    memory = summed_up(processes)
     graders = {stable_hash(row["grader"]): row["grader"] for row in rows}
     summary |= {
         **facts.others,
@@ -116,6 +119,8 @@ def write_summary(
         "task_origin": redact(dict(task.origin())),
         "graders": list(graders.values()),
         "blocks": list(facts.blocks),
+        "memory": memory,
+        "memory_reason": None if memory else NO_PEAK,
         "teacher_forced": forced,
         "teacher_forced_reason": None if forced else NO_TEXTS,
     }

@@ -9,7 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.baseline import FRONTIER, baseline_of
+from experiments.memory_report import memory_notes
 from experiments.quality import NO_JUDGE
+from experiments.stand_in import drawn
 from experiments.table_approximation import approximation_notes, approximation_tables
 from experiments.table_compared import compared_with, comparison_notes, comparison_table, mark_notes, shown_of
 from experiments.table_frontier import distances, frontier_notes, frontier_tables
@@ -95,6 +97,11 @@ def _title(summary: Summary) -> str:
 def _notes(summary: Summary) -> Iterator[str]:
     """What the first table leaves open."""
     figures = list(summary["decoders"].values())
+    if random := drawn(summary.get("weights")):
+        yield (
+            f"STAND-IN: {random}: a forward takes the time and memory of the real one; texts, perplexity, score, "
+            f"acceptance, tokens/forward and what follows from them mean nothing"
+        )
     score = figures[0]["score"]
     yield (
         f"score: {score['name'] or score['reason']}; perplexity under the target's untruncated law; speed of decoding, "
@@ -126,6 +133,7 @@ def _notes(summary: Summary) -> Iterator[str]:
         chosen = " ".join(f"{name}={value}" for name, value in found["options"].items())
         mark = "" if found["admissible"] else "; it loses more than tune.loss, as all of its trials do"
         yield f"{found['best_each']}: {chosen}, chosen on other prompts{mark}"
+    yield from memory_notes(summary)
     yield from (f"tuning: {finding}" for finding in tuning.get("isolation", ()))
     if len(tuning.get("code_versions", ())) > 1 or tuning.get("machines", 1) > 1:
         yield "MIXED: trials of several versions of the code or several machines"

@@ -16,6 +16,7 @@ from typing import Any
 
 from experiments.baseline import baseline_of
 from experiments.journal import SCHEMA_VERSION, Row, disk
+from experiments.stand_in import drawn
 from mtad.errors import UserError
 
 KEYS = {"run_id", "model", "task", "decoders", "comparisons", "code_versions"}
@@ -53,6 +54,8 @@ class Run:
     @property
     def stand_in(self) -> str | None:
         """Why its figures say nothing about models of the paper's kind; None if they may."""
+        if random := drawn(self.summary.get("weights")):
+            return random
         parameters = (self.summary.get("parameters") or {}).get("target")
         if parameters is None:
             return "a model of unrecorded size"

@@ -1,0 +1,13 @@
+"""Stand-ins: which weights of a run were drawn at random, from its record of their origins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def drawn(weights: Mapping[str, Any] | None) -> str | None:
+    """The shapes in which models were drawn, in words; None where all weights were read."""
+    origins = (weights or {}).values()
+    shapes = [origin["random"] for origin in origins if origin and origin.get("random")]
+    return f"random weights in the shape of {' and '.join(dict.fromkeys(shapes))}" if shapes else None
