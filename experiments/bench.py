@@ -21,6 +21,7 @@ from mtad.errors import UserError
 from mtad.generate import Output, generate
 from mtad.loading import Blueprint, Pair, speller
 from mtad.luck import Luck
+from mtad.recorded import Mode
 from mtad.session import Session
 
 WARM_UP_TOKENS = 32
@@ -38,14 +39,14 @@ class Shelf:
         self._key: object = None
         self._pair: Pair | None = None
 
-    def take(self, blueprint: Blueprint, device: torch.device) -> Pair:
+    def take(self, blueprint: Blueprint, device: torch.device, engine: Mode) -> Pair:
         """The pair, loaded unless it is the last one. Raises UserError."""
-        key = (str(blueprint.origins), blueprint.vocabulary, blueprint.eos, device)
+        key = (str(blueprint.origins), blueprint.vocabulary, blueprint.eos, device, engine)
         if self._pair is None or self._key != key:
             self._pair = None  # two large pairs at once may not fit
             gc.collect()
             with at_once():
-                self._pair, self._key = blueprint.load(device), key
+                self._pair, self._key = blueprint.load(device, 1, engine), key
         return self._pair
 
 
@@ -59,9 +60,15 @@ class Bench:
         self.plan = plan
         self.provenance = provenance
         self.watch = watch
-        self.pair = shelf.take(plan.blueprint, plan.device)
+        self.pair = shelf.take(plan.blueprint, plan.device, plan.settings.engine)
         self._detokenise = speller(self.pair.tokenizer)
         self._sessions = Session(self.pair.target), Session(self.pair.draft)
+
+    @property
+    def engines(self) -> dict[str, dict[str, str | None]]:
+        """What runs each model's forwards, and why they are not recorded if that was asked for and cannot be done."""
+        models = {"target": self.pair.target, "draft": self.pair.draft}
+        return {role: {"engine": model.engine, "fallback": model.fallback} for role, model in models.items()}
 
     def warm_up(self) -> None:
         """Let every variant write the beginning of a text that is not recorded."""

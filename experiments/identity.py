@@ -16,7 +16,8 @@ from experiments.records import stable_hash
 from experiments.redact import redact
 from experiments.settings import Settings
 from experiments.task import PATHS, Prompt
-from mtad.loading import Blueprint, content_hash, find_folder
+from mtad.folders import content_hash, find_folder
+from mtad.loading import Blueprint
 
 # Where results go and how a run is started say nothing about its outputs.
 ELSEWHERE = ("results_dir", "name", "fresh", "resume", "publish", "tracker")
@@ -47,6 +48,8 @@ def run_id(
             "max_new_tokens": settings.max_new_tokens,
             "ignore_eos": settings.ignore_eos,
             "device": str(device),
+            "engine": settings.engine,
+            "threads": settings.threads,
         }
     )
 

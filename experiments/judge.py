@@ -94,9 +94,9 @@ class Judge:
         return None
 
 
-def find_judge(spec: ModelSpec) -> Source:
-    """Find a judge, its weights not read yet. Raises UserError."""
-    return find_model("judge", spec)
+def find_judge(spec: ModelSpec, device: torch.device) -> Source:
+    """Find a judge to run on `device`, its weights not read yet. Raises UserError."""
+    return find_model("judge", spec, device=device)
 
 
 def load_judge(source: Source, pair_tokenizer: Any, device: torch.device) -> Judge:

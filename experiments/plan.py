@@ -20,6 +20,7 @@ from experiments.redact import redact
 from experiments.settings import Settings
 from experiments.stopping import at_once
 from experiments.task import Prompt
+from experiments.threads import set_threads
 from mtad.ending import Limits
 from mtad.errors import UserError
 from mtad.loading import Blueprint, find_device, inspect_pair
@@ -109,10 +110,11 @@ def split(settings: Settings, held: int) -> tuple[Settings, Settings]:
 def prepare(settings: Settings) -> Plan:
     """Find the models, take the prompts, and check that they fit. Raises UserError."""
     device = find_device(settings.device)
+    set_threads(settings.threads)  # before anything is computed
     for variant in settings.variants:
         if reason := missing({"_target_": variant.target}):
             raise UserError(f"decoder {variant.name} cannot run here: {reason}")
-    blueprint = inspect_pair(settings.target, settings.draft, settings.dtype)
+    blueprint = inspect_pair(settings.target, settings.draft, settings.dtype, device)
     everything = settings.task.prompts()
     _check_ids(settings.task_name, everything)
     positions = blueprint.max_positions

@@ -44,7 +44,7 @@ class Process:
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self.watch = Watch(plan.device)
         self.meter, self.no_energy = find_meter(plan)
-        self.judge = find_judge(plan.settings.judge) if plan.settings.judge else None
+        self.judge = find_judge(plan.settings.judge, plan.device) if plan.settings.judge else None
         self.began = False
         if not sys.stderr.isatty():
             disable_progress_bar()
@@ -73,6 +73,9 @@ class Process:
             self.disturbed(finding.message)
         bench = Bench(self.plan, self.provenance, self.watch)
         bench.warm_up()
+        for role, runs in bench.engines.items():
+            if runs["fallback"]:
+                say(f"note: of the {role}, {runs['fallback']}")
         return bench
 
     def begin(self) -> None:
@@ -88,11 +91,17 @@ class Process:
         here = {
             **machine,
             **fact("meter", self.meter.describe(described) if self.meter else None, self.no_energy),
+            **fact("engines", self._engines, "the pair was not loaded"),
             "noninferiority_margin": plan.settings.noninferiority_margin,
         }
         known = {"weights": plan.weights, "processes": [*before, here]}
         plan.folder.write_json("environment.json", {**self.stamp, **known})
         plan.folder.write_yaml("config.yaml", {**self.stamp, **published_config(plan.settings, plan.blueprint)})
+
+    @property
+    def _engines(self) -> Any:
+        """What runs the pair's forwards, once it is loaded; it is not where only a judge reads."""
+        return redact(self.bench.engines) if "bench" in self.__dict__ else None
 
     def disturbed(self, message: str) -> None:
         """Others disturb the measurement. Raises UserError under `strict`."""

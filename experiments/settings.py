@@ -21,7 +21,10 @@ from experiments.task import Task
 from experiments.tracker import Tracker, make_tracker
 from experiments.variants import ALL, Variant, listed, make_variants
 from mtad.errors import UserError, first_line
-from mtad.loading import ModelSpec, find_folder
+from mtad.folders import find_folder
+from mtad.loading import ModelSpec
+from mtad.options import one_of
+from mtad.recorded import Mode
 
 ROLES = ("target", "draft")
 
@@ -37,6 +40,8 @@ class Settings:
         left_out: decoders that reference=all names and that cannot run here, with the reason.
         skip: how many of the task's first prompts are left to others.
         chat: prompts in the model's chat template; None: where it has one.
+        engine: how forwards run.
+        threads: of the processor, for torch; None: see `experiments.threads`.
         skip_long: prompts that are too long for the pair are left out.
         publish: texts whose licence asks for it are left out of the results.
         tune: what to try on prompts apart before the run; None: nothing.
@@ -66,6 +71,8 @@ class Settings:
     publish: bool
     device: str
     dtype: str | None
+    engine: Mode
+    threads: int | None
     results_dir: Path
     name: str
     fresh: bool
@@ -89,7 +96,7 @@ KEYS = (
     *("model", "decoder", "task", "sampling", "reference", "limit", "repeats", "seed", "max_new_tokens", "ignore_eos"),
     *("chat", "skip_long", "publish", "device", "dtype", "results_dir", "name", "fresh", "resume"),
     *("energy", "meter", "judge", "noninferiority_margin", "strict", "frontier", "tune", "tasks", "figure"),
-    "approximation",
+    *("approximation", "engine", "threads"),
 )
 
 
@@ -160,6 +167,8 @@ def read_settings(composed: DictConfig, task_name: str | None = None, task_optio
         publish=_plain(config, "publish", bool),
         device=_plain(config, "device", str),
         dtype=None if config["dtype"] is None else _plain(config, "dtype", str),
+        engine=_engine(config),
+        threads=None if config["threads"] is None else _count(config, "threads"),
         results_dir=_results_dir(config),
         name=_name(config, f"{model}-{task_name}-{experiment or groups.choice('decoder')}"),
         fresh=_plain(config, "fresh", bool),
@@ -242,6 +251,12 @@ def _figure(figure: object) -> dict[str, Any] | None:
     if not isinstance(figure, Mapping) or not {"x", "panels"} >= figure.keys() or not figure.get("panels"):
         raise UserError(f"figure must be as in {{x: gamma, panels: [perplexity, score]}}, not {figure!r}")
     return dict(figure)
+
+
+def _engine(config: Mapping[str, Any]) -> Mode:
+    engine: Mode = config["engine"]
+    one_of("engine", engine, Mode)
+    return engine
 
 
 def _results_dir(config: Mapping[str, Any]) -> Path:

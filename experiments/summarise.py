@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.acceptance import NO_DRAFT, acceptance
@@ -13,7 +13,7 @@ from experiments.energy_report import Energy
 from experiments.figure import figure, mean, ratio
 from experiments.frontier import frontier
 from experiments.isolation import findings
-from experiments.journal import SCHEMA_VERSION, Row
+from experiments.journal import SCHEMA_VERSION, Row, to_json
 from experiments.quality import divergence, quality
 
 # What users would run otherwise: every variant is compared with those of them that are there.
@@ -63,6 +63,8 @@ def summarise(
         "code_versions": sorted({row["code"] for row in (*rows, *energy.blocks)}),
         "processes": len(measured),
         "machines": len({known.get(process_id, {}).get("machine", process_id) for process_id in measured}),
+        "engines": _distinct(process.get("engines") for process in wrote),
+        "torch_threads": _distinct(process.get("torch_threads") for process in wrote),
         "isolation": [
             *findings([row["isolation"] for row in rows]),
             *findings([block["isolation"] for block in energy.blocks], "blocks of energy"),
@@ -77,6 +79,12 @@ def summarise(
         **frontier(by_label, decoders, margin),
         **by_group(by_label, baseline_of(labels), lambda of_group: _decoder(of_group, ())),
     }
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    """Every known value once; processes of older versions, or that loaded no pair, have told none."""
+    found = {to_json(value): value for value in values if value is not None}
+    return [found[key] for key in sorted(found)]
 
 
 def compared(labels: Sequence[str], groups: Mapping[str, str] = NO_GROUPS) -> list[tuple[str, str]]:

@@ -66,7 +66,7 @@ def row(judged: Judged | None, **changes: Any) -> dict[str, Any]:
 def test_a_judge_of_the_same_vocabulary_reads_the_emitted_ids_the_end_token_too(
     folder: Path, pair_tokenizer: Any
 ) -> None:
-    found = load_judge(find_judge(ModelSpec(path=str(folder))), pair_tokenizer, CPU)
+    found = load_judge(find_judge(ModelSpec(path=str(folder)), CPU), pair_tokenizer, CPU)
     outputs = [[9, 8, END], [7], [5, 6, 7, 8, 9, 10]]
     judged = found.score(PROMPT, outputs)
     for one, output in zip(judged, outputs, strict=True):
@@ -77,7 +77,7 @@ def test_a_judge_of_the_same_vocabulary_reads_the_emitted_ids_the_end_token_too(
 
 def test_a_judge_of_another_vocabulary_reads_the_text_in_its_own_tokens(folder: Path, pair_tokenizer: Any) -> None:
     save_tokenizer(folder, WORDS[::-1])
-    found = load_judge(find_judge(ModelSpec(path=str(folder))), pair_tokenizer, CPU)
+    found = load_judge(find_judge(ModelSpec(path=str(folder)), CPU), pair_tokenizer, CPU)
     (judged,) = found.score(PROMPT, [[9, 8, END]])
 
     def mirrored(ids: Sequence[int]) -> list[int]:
@@ -118,7 +118,7 @@ def test_an_output_that_swallows_the_prompt_cannot_be_judged_and_others_can() ->
 
 
 def test_a_text_longer_than_the_judge_takes_is_null_with_a_reason(folder: Path, pair_tokenizer: Any) -> None:
-    found = load_judge(find_judge(ModelSpec(path=str(folder))), pair_tokenizer, CPU)
+    found = load_judge(find_judge(ModelSpec(path=str(folder)), CPU), pair_tokenizer, CPU)
     fits, long = found.score(PROMPT, [[5] * (POSITIONS - 3), [5] * (POSITIONS - 2)])
     assert fits.log_likelihood is not None
     assert long.log_likelihood is None and f"{POSITIONS} positions of the judge" in str(long.reason)
@@ -128,7 +128,7 @@ def test_a_text_longer_than_the_judge_takes_is_null_with_a_reason(folder: Path, 
 
 
 def test_likelihoods_that_are_no_numbers_are_null_with_a_reason(folder: Path, pair_tokenizer: Any) -> None:
-    found = load_judge(find_judge(ModelSpec(path=str(folder))), pair_tokenizer, CPU)
+    found = load_judge(find_judge(ModelSpec(path=str(folder)), CPU), pair_tokenizer, CPU)
     with torch.no_grad():
         found.model.lm.lm_head.weight.fill_(math.nan)
     assert found.score(PROMPT, [[5]]) == [Judged(None, 1, retokenised=False, reason=judge.NOT_FINITE)]
@@ -163,7 +163,7 @@ def test_rows_from_before_there_were_judges_are_read() -> None:
 def test_a_judge_that_cannot_be_is_one_clear_line(folder: Path, pair_tokenizer: Any) -> None:
     def message(spec: ModelSpec) -> str:
         with pytest.raises(UserError) as caught:
-            load_judge(find_judge(spec), pair_tokenizer, CPU)
+            load_judge(find_judge(spec, CPU), pair_tokenizer, CPU)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
