@@ -17,12 +17,15 @@ from experiments.rows import Provenance, make_row, token_ends
 from experiments.stopping import at_once
 from experiments.task import Prompt
 from experiments.variants import Variant
+from mtad.batch import Row as BatchRow
+from mtad.batch import Start
 from mtad.errors import UserError
-from mtad.generate import Output, generate
+from mtad.ending import Detokenise
+from mtad.generate import Output, generate, writing
 from mtad.loading import Blueprint, Pair, speller
 from mtad.luck import Luck
 from mtad.recorded import Mode
-from mtad.session import Session
+from mtad.session import TREE_ROOM, Session
 
 WARM_UP_TOKENS = 32
 
@@ -61,8 +64,10 @@ class Bench:
         self.provenance = provenance
         self.watch = watch
         self.pair = shelf.take(plan.blueprint, plan.device, plan.settings.engine)
-        self._detokenise = speller(self.pair.tokenizer)
-        self._sessions = Session(self.pair.target), Session(self.pair.draft)
+        self.detokenise = speller(self.pair.tokenizer)
+        rows = range(max(plan.settings.batch_sizes or (1,)))
+        self._rows = [(Session(self.pair.target, row), Session(self.pair.draft, row)) for row in rows]
+        self._sessions = self._rows[0]
 
     @property
     def engines(self) -> dict[str, dict[str, str | None]]:
@@ -113,9 +118,44 @@ class Bench:
                 self.plan.encoded[prompt_id, turn] if tokens is None else tokens,
                 self.plan.limits(max_new_tokens or settings.max_new_tokens),
                 variant.sampling,
-                Luck(settings.seed, f"{prompt_id} turn {turn}" if turn else prompt_id, repeat),
-                self._detokenise,
+                self.luck(prompt_id, turn, repeat),
+                self.detokenise,
             )
+
+    def luck(self, prompt_id: str, turn: int, repeat: int) -> Luck:
+        """The uniforms of one text."""
+        return Luck(self.plan.settings.seed, f"{prompt_id} turn {turn}" if turn else prompt_id, repeat)
+
+    def start(
+        self,
+        variant: Variant,
+        prompt_id: str,
+        turn: int,
+        repeat: int,
+        tokens: Sequence[int],
+        spell: Detokenise,
+        max_new_tokens: int | None = None,
+    ) -> Start[Output]:
+        """The same text as `write` writes, for a row of a batch; `spell` turns its tokens into text."""
+        return lambda target, draft: writing(
+            variant.decoder,
+            target,
+            draft,
+            tokens,
+            self.plan.limits(max_new_tokens or self.plan.settings.max_new_tokens),
+            variant.sampling,
+            self.luck(prompt_id, turn, repeat),
+            spell,
+        )
+
+    def batch_rows(self, size: int) -> Sequence[BatchRow]:
+        """The first rows of both caches."""
+        return self._rows[:size]
+
+    def reserve(self, prompt: int) -> None:
+        """Make room now for a text after so many tokens, so that no forward has to."""
+        for session in self._sessions:
+            session.model.reserve(prompt + self.plan.settings.max_new_tokens + TREE_ROOM)
 
     def insist(self, lap: Mapping[str, Any]) -> None:
         """Raises UserError under `strict` if someone disturbed what was just measured."""
@@ -137,5 +177,5 @@ class Bench:
         with at_once():
             scored = self.pair.target.score(texts)
         for variant, tokens, output, scores, lap in zip(variants, asked, outputs, scored, laps, strict=True):
-            ends = token_ends(self._detokenise, output.tokens, output.text)
+            ends = token_ends(self.detokenise, output.tokens, output.text)
             yield make_row(self.provenance, variant, prompt, turn, repeat, tokens, output, scores, ends, lap)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from mtad.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("mtad", "baselines", "experiments")
@@ -32,6 +36,15 @@ def git_version() -> str | None:
         return commit + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def check_code(rows: Iterable[Mapping[str, Any]], place: Path, mixed: bool) -> None:
+    """Raises UserError if other code has measured some of the rows in `place`, unless `mixed` allows for it."""
+    if not mixed and {row["code"] for row in rows} - {code_hash()}:
+        raise UserError(
+            f"the code has changed since rows of {place} were measured: fresh=true measures them again, "
+            f"resume=mixed goes on and marks the mixture"
+        )
 
 
 def _git(*arguments: str) -> str:

@@ -181,7 +181,7 @@ class EnergyPass:
         with at_once():
             sleep(self.settings.pause_seconds)
             windows = self.meter.idle(self.settings.idle_seconds, IDLE_WINDOWS)
-        data = [{**asdict(window), **_joules(self.meter, window)} for window in windows]
+        data = [{**asdict(window), **joules_of(self.meter, window)} for window in windows]
         self.append({**self._stamp("idle"), "when": when, "notes": list(self.meter.notes), "windows": data})
         return any(window["joules"] is not None for window in data)
 
@@ -232,7 +232,7 @@ class EnergyPass:
             "passes": written.texts // len(items),
             **asdict(written),
             **asdict(window),
-            **_joules(self.meter, window),
+            **joules_of(self.meter, window),
         }
 
     def _stamp(self, kind: str) -> Row:
@@ -286,8 +286,8 @@ def missing_rounds(records: Iterable[Row], labels: Sequence[str], blocks: int) -
     return [number for number in range(blocks) if number not in settled]
 
 
-def _joules(meter: Meter, window: Record) -> Row:
-    """Sums over the GPUs and over the CPU packages; `joules` is that of the meter's source."""
+def joules_of(meter: Meter, window: Record) -> Row:
+    """What a window's devices drew: sums over the GPUs and over the CPU packages; `joules` is that of the meter's source."""
     source = source_of(meter)
     sums: Row = {"source": source}
     kinds: dict[str, Kind] = {"joules": source, "joules_gpu": "gpu", "joules_cpu": "cpu"}

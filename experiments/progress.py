@@ -19,10 +19,10 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress(total: int, done: int, burst: int = 1) -> Iterator[Callable[[str], None]]:
-    """A function to be called after every row, with what was measured; rows come `burst` at a time."""
+def progress(total: int, done: int, burst: int = 1, what: str = "texts") -> Iterator[Callable[[str], None]]:
+    """A function to be called after every row, with what was measured; rows, of `what`, come `burst` at a time."""
     if not sys.stderr.isatty():
-        yield _plain(total, done, burst)
+        yield _plain(total, done, burst, what)
         return
     columns = (
         TextColumn("{task.description:<16}", markup=False),
@@ -37,7 +37,7 @@ def progress(total: int, done: int, burst: int = 1) -> Iterator[Callable[[str], 
         yield lambda what: bar.update(task, advance=1, description=what)
 
 
-def _plain(total: int, done: int, burst: int) -> Callable[[str], None]:
+def _plain(total: int, done: int, burst: int, texts: str) -> Callable[[str], None]:
     started, last, first = monotonic(), monotonic(), done
 
     def advance(what: str) -> None:
@@ -46,6 +46,6 @@ def _plain(total: int, done: int, burst: int) -> Callable[[str], None]:
         if monotonic() - last > PLAIN_SECONDS and (done - first) % burst == 0:
             last = monotonic()
             left = (last - started) / (done - first) * max(total - done, 0)
-            say(f"{done} of {total} texts, about {left:.0f} s left")
+            say(f"{done} of {total} {texts}, about {left:.0f} s left")
 
     return advance

@@ -28,6 +28,7 @@ JUDGE_KEYS = {*TEXT, "judge"}
 GRADE_KEYS = {*TEXT, "grader", "grades"}
 APPROXIMATION_KEYS = {*TEXT, "settings", "rounds"}
 ENERGY_KEYS = {"kind", "process_id", "code"}
+BATCH_KEYS = {"window", "variant", "batch_size", "items", "process_id", "code"}
 
 Cell = tuple[str, int, int]  # (variant, repeat, turn)
 
@@ -70,6 +71,7 @@ class RunFolder:
         prompts: a row for each prompt.
         exports: files for other tools.
         energy: a row for each block of texts under a meter, and for each idle spell.
+        batches: a row for each window of texts that a variant has written at a batch size.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,6 +83,7 @@ class RunFolder:
         self.approximation = Journal(path / "approximation.jsonl", APPROXIMATION_KEYS)
         self.prompts = Journal(path / "prompts.jsonl", {"prompt_id"})
         self.energy = Journal(path / "energy.jsonl", ENERGY_KEYS)
+        self.batches = Journal(path / "batches.jsonl", BATCH_KEYS)
         self.exports = path / "exports"
 
     @contextmanager
@@ -99,8 +102,8 @@ class RunFolder:
     def clear(self) -> None:
         """Forget the rows and what was made of them."""
         self.samples.rewrite([])
-        others = (self.judge, self.grades, self.teacher, self.approximation, self.prompts, self.energy)
-        journals = [journal.path for journal in others]
+        judged = (self.judge, self.grades, self.teacher, self.approximation)
+        journals = [journal.path for journal in (*judged, self.prompts, self.energy, self.batches)]
         with disk("delete", self.exports):
             if self.exports.exists():
                 rmtree(self.exports)

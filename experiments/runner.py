@@ -2,8 +2,8 @@
 
 First every variant writes a text for every prompt and repeat, in random order prompt by prompt, so that drift of the
 machine hits all alike. Passes of their own follow, so that they cannot disturb the clock: the task grades
-the texts, a judge reads them, their blocks are set beside the best ones, and blocks of texts are written again under an
-energy meter. A tuned run is two: one on prompts of its own chooses options, and a plain run measures them.
+the texts, a judge reads them, their blocks are set beside the best ones, blocks of texts are written again under an
+energy meter, and windows of texts in batches. A tuned run is two: one on prompts of its own chooses options, and a plain run measures them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from itertools import groupby
 from typing import Any
 
 from experiments.approximation_pass import approximate
-from experiments.code_version import code_hash
+from experiments.batch_pass import asked_of, measure_batches
+from experiments.code_version import check_code
 from experiments.energy import EnergyPass, Timed, alike, missing_rounds, source_of, without_joules
 from experiments.identity import published
 from experiments.isolation import disturbances
@@ -64,6 +65,7 @@ def run(settings: Settings) -> None:
         teach(process)
         approximate(process)
         measure_energy(process)
+        measure_batches(process)
         if not (process.began or new):
             say(f"complete already, nothing to measure (fresh=true would measure again): {plan.folder.path}")
         summary = report(process)
@@ -264,6 +266,7 @@ def report(process: Process) -> dict[str, Any]:
     if process.judge:
         rows = with_verdicts(rows, folder.judge.rows(), stable_hash(asdict(process.judge.origin)))
     before = folder.read_json("summary.json")
+    asked = asked_of(process)
     tuning = settings.tuning or before.get("tuning")  # asked for plainly, but tuned before
     facts = Facts(
         run_id=plan.id,
@@ -280,6 +283,7 @@ def report(process: Process) -> dict[str, Any]:
             "experiment": settings.experiment,
             "figure": settings.figure,
             "approximation": asdict(settings.approximation) if settings.approximation else before.get("approximation"),
+            "batch_size": asdict(asked) if asked else before.get("batch_size"),
             "left_out": settings.left_out,
             "tuning": tuning,
             "chat": plan.prompting.chat,
@@ -303,8 +307,4 @@ def _blocks(process: Process) -> tuple[float, Kind | None]:
 
 
 def _check_code(plan: Plan, rows: Iterable[Row]) -> None:
-    if not plan.settings.mixed and {row["code"] for row in rows} - {code_hash()}:
-        raise UserError(
-            f"the code has changed since rows of {plan.folder.path} were measured: fresh=true measures them again, "
-            f"resume=mixed goes on and marks the mixture"
-        )
+    check_code(rows, plan.folder.path, plan.settings.mixed)

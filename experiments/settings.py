@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import groups
 from experiments.approximation import ApproximationSettings
+from experiments.batch_windows import batch_sizes
 from experiments.build import build, check_type, construct, missing
 from experiments.energy import MeterSettings
 from experiments.frontier import FrontierSettings
@@ -48,6 +49,7 @@ class Settings:
         tuning: how the options of the variants were chosen, as JSON data; None: they are as asked for.
         experiment: the option of the group `experiment`, if one was chosen.
         approximation: how the pass that searches for the best blocks is done; None: not at all.
+        batch_sizes: that windows of texts are written with after the run; None: no such windows.
         figure: what reports draw of the run; None: nothing beyond what they draw of every run.
         tracker: who gets a copy of the finished run; None: nobody.
         config: the whole configuration, resolved, as the user gave it.
@@ -86,6 +88,7 @@ class Settings:
     tuning: dict[str, Any] | None
     experiment: str | None
     approximation: ApproximationSettings | None
+    batch_sizes: tuple[int, ...] | None
     figure: dict[str, Any] | None
     tracker: Tracker | None
     config: dict[str, Any]
@@ -95,7 +98,7 @@ class Settings:
 KEYS = (
     *("model", "decoder", "task", "sampling", "reference", "limit", "repeats", "seed", "max_new_tokens", "ignore_eos"),
     *("chat", "skip_long", "publish", "device", "dtype", "results_dir", "name", "fresh", "resume"),
-    *("energy", "meter", "judge", "noninferiority_margin", "strict", "frontier", "tune", "tasks", "figure"),
+    *("energy", "meter", "batch_size", "judge", "noninferiority_margin", "strict", "frontier", "tune", "tasks", "figure"),
     *("approximation", "engine", "threads"),
 )
 
@@ -182,6 +185,7 @@ def read_settings(composed: DictConfig, task_name: str | None = None, task_optio
         tuning=None,
         experiment=experiment,
         approximation=_approximation(config["approximation"]),
+        batch_sizes=batch_sizes(config["batch_size"]),
         figure=_figure(config["figure"]),
         tracker=make_tracker(config.get("tracker")),
         config=config,

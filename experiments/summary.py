@@ -32,6 +32,7 @@ OTHERS = (
     "experiment",
     "figure",
     "approximation",
+    "batch_size",
     "left_out",
     "tuning",
     "chat",
