@@ -1,0 +1,227 @@
+"""The page of a benchmark: what was measured, where and how, a table for each section, and the aims with verdicts.
+
+Made of the record alone: every number here is in the JSON, with more digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments.benchmark.estimates import Known
+
+NOTHING = "-"
+Section = Mapping[str, Any]
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """The whole page, Markdown."""
+    lines = [f"# Benchmark on {_where(record['hardware'])}", ""]
+    lines += [
+        "Tokens per second of decoding, prefill left out; every variant writes to every prompt in random order, in one "
+        "process. Brackets: 95 % intervals by the bootstrap over prompts (of reads: over repetitions); n is their "
+        f"number. `{NOTHING}`: not measured, for the reason given below the table.",
+        "",
+        *_hardware(record),
+    ]
+    for name, sections in record["pairs"].items():
+        lines += ["", f"## {name}", ""]
+        lines += _aims(record["verdicts"][name])
+        for title, make in (("texts", _texts), ("reads", _reads), ("batches", _batches)):
+            if title in sections:
+                lines += ["", *make(sections[title])]
+            else:
+                lines += ["", f"Section `{title}` was not measured."]
+    return "\n".join(lines) + "\n"
+
+
+def interval(figure: Known | None, digits: int = 2, scale: float = 1.0) -> str:
+    """Value, and low and high in brackets where there is an interval."""
+    if figure is None or figure["value"] is None:
+        return NOTHING
+    value = f"{figure['value'] * scale:.{digits}f}"
+    if figure["low"] is None:
+        return value
+    return f"{value} [{figure['low'] * scale:.{digits}f}, {figure['high'] * scale:.{digits}f}]"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A pipe table, the first column of words, the others of numbers."""
+    lines = [heads, [":---", *["---:"] * (len(heads) - 1)], *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def _where(hardware: Mapping[str, Any]) -> str:
+    gpu = hardware["gpu"]
+    return str(gpu["name"] if gpu else hardware["cpu"])
+
+
+def _hardware(record: Mapping[str, Any]) -> list[str]:
+    here, packages = record["hardware"], record["hardware"]["packages"]
+    gpu = f"GPU {here['gpu']['name']}, {here['gpu']['memory_bytes'] / 1e9:.0f} GB; " if here["gpu"] else ""
+    memory = f"{here['memory_bytes'] / 1e9:.0f} GB" if here["memory_bytes"] else "unknown memory"
+    units = ", ".join(here["instructions"] or []) or "instruction sets unknown"
+    software = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers"))
+    return [
+        f"- Hardware: {gpu}{here['cpu']} ({here['cores_allowed']} of {here['cores']} cores, {memory}; {units}), "
+        f"{here['torch_threads']} threads of torch",
+        f"- Software: Python {here['python']}, {software}; code `{here['code']}`, commit `{here['git'] or 'unknown'}`",
+        f"- Command: `{record['command']}`, begun {record['started']}",
+    ]
+
+
+def _aims(judged: Sequence[Section]) -> list[str]:
+    if not judged:
+        return ["No aims are set for this device."]
+    rows = [
+        [
+            one["figure"] + (f" ({one['measured']['of']})" if one["measured"].get("of") else ""),
+            one["aim"],
+            interval(one["measured"], 3 if "share" in one["figure"] else 2),
+            _count(one["measured"]),
+            f"**{one['verdict']}**" + (f": {one['reason']}" if one["reason"] else ""),
+        ]
+        for one in judged
+    ]
+    return ["### Aims", "", *table(("figure", "aim", "measured", "n", "verdict"), rows)]
+
+
+def _count(figure: Known | None) -> str:
+    return str(figure["n"]) if figure and figure["n"] else NOTHING
+
+
+def _texts(found: Section) -> list[str]:
+    tuning = found["tuning"]
+    lines = [
+        "### Speed",
+        "",
+        f"{found['prompts']} prompts, texts of up to {found['max_new_tokens']} tokens, sampling "
+        f"{_options(found['sampling'])}; run `{found['run']}`.",
+    ]
+    if tuning:
+        chosen = "; ".join(f"{name}: {_options(options)}" for name, options in tuning["chosen"].items())
+        lines += [
+            "",
+            f"Same gamma: {tuning['gamma_same']}. Best options, chosen on {tuning['prompts']} other prompts (loss "
+            f"{tuning['loss']:g}): {chosen}. `best joint` is `{found['labels'].get('best joint', NOTHING)}`.",
+        ]
+        failed = [name for name, admissible in tuning["admissible"].items() if not admissible]
+        lines += ["", f"No trial of {', '.join(failed)} kept perplexity and score."] if failed else []
+    lines += ["", f"{found['untrained']}."] if found["untrained"] else []
+    lines += ["", *_ratios(found["ratios"])]
+    lines += ["", "### Variants, and their time outside model forwards", "", *_variants(found["variants"])]
+    if found["bandwidth"]["gigabytes_per_second"]:
+        lines += ["", f"Memory bandwidth, measured: {found['bandwidth']['gigabytes_per_second']:.0f} GB/s."]
+    return [*lines, "", f"Disturbances: {_disturbed(found)}."]
+
+
+def _disturbed(found: Section) -> str:
+    return "; ".join(found["isolation"]) or "none found"
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in options.items())
+
+
+def _ratios(ratios: Sequence[Section]) -> list[str]:
+    rows = [
+        [
+            one["name"],
+            interval(one["speed"]),
+            _count(one["speed"]),
+            interval(one["perplexity_ratio"]),
+            interval(one["score_difference"]),
+        ]
+        for one in ratios
+    ]
+    lines = table(("pair", "speed ratio", "n", "perplexity ratio", "score difference"), rows)
+    return lines + _reasons((one["name"], one[key]) for one in ratios for key in _MEASURED)
+
+
+_MEASURED = ("speed", "perplexity_ratio", "score_difference")
+
+
+def _variants(variants: Sequence[Section]) -> list[str]:
+    columns = {  # key -> head, digits, scale
+        "tokens_per_second": ("tokens/s", 1, 1),
+        "tokens_per_target_forward": ("tokens per target forward", 2, 1),
+        "perplexity": ("perplexity", 3, 1),
+        "score": ("score", 2, 1),
+        "share_outside_forwards": ("outside forwards, %", 1, 100),
+        "microseconds_outside_forwards_per_round": ("outside forwards, µs per round", 0, 1),
+        "milliseconds_per_target_forward": ("ms per target forward", 3, 1),
+        "milliseconds_per_draft_forward": ("ms per draft forward", 3, 1),
+    }
+    rows = [
+        [one["label"], *(interval(one[key], digits, scale) for key, (_, digits, scale) in columns.items())]
+        for one in variants
+    ]
+    lines = table(("variant", *(head for head, _, _ in columns.values())), rows)
+    return lines + _reasons((one["label"], one[key]) for one in variants for key in columns)
+
+
+def _reasons(figures: Iterable[tuple[str, Known | None]]) -> list[str]:
+    """Why values or intervals are not there, each reason once."""
+    named: dict[str, list[str]] = {}
+    for name, figure in figures:
+        if figure and figure["reason"]:
+            named.setdefault(figure["reason"], []).append(name)
+    return ["", *(f"- {reason}: {', '.join(dict.fromkeys(names))}" for reason, names in named.items())] if named else []
+
+
+def _reads(found: Section) -> list[str]:
+    context, repeats = found["context_tokens"], found["repeats"]
+    lines = [
+        "### What a read costs, against the nodes that it feeds",
+        "",
+        f"Medians of {repeats} repetitions after {context:g} tokens, engines by turns; steady: after reads of the same "
+        "model, switched: after reads of the other.",
+        "",
+    ]
+    for name, models in found["engines"].items():
+        runs = ", ".join(f"{role} {one['runs']}" for role, one in models.items())
+        fallbacks = "".join(f"; {role}: {one['fallback']}" for role, one in models.items() if one["fallback"])
+        lines.append(f"- engine {name} runs {runs}{fallbacks}")
+    lines.append(f"- disturbances: {_disturbed(found)}")
+    for one in found["reads"]:
+        points = one["curve"]
+        ratio = next(key for key in points[0] if key.startswith("ratio_to_") and key.endswith("_nodes"))
+        rows = [
+            [
+                str(point["nodes"]),
+                interval(point["steady_milliseconds"], 3),
+                interval(point["switched_milliseconds"], 3),
+                interval(point[ratio]),
+                interval(point["ratio_to_eager"]),
+            ]
+            for point in points
+        ]
+        heads = ("nodes", "steady, ms", "switched, ms", f"steady / that of {points[0]['nodes']}", "steady / eager's")
+        lines += ["", f"**{one['model']}, engine {one['engine']}**, n = {repeats}", "", *table(heads, rows)]
+    return lines
+
+
+def _batches(found: Section) -> list[str]:
+    lines = ["### Batches", ""]
+    if not found["sizes"]:
+        return [*lines, f"Not measured: {found['reason']}."]
+    rows = [
+        [
+            one["variant"],
+            str(one["batch_size"]),
+            interval(one["tokens_per_second"], 1),
+            interval(one["ratio_to_one"]),
+            interval(one["ratio_to_autoregressive"]),
+            _count(one["tokens_per_second"]),
+        ]
+        for one in found["sizes"]
+    ]
+    heads = (
+        "variant",
+        "texts a forward",
+        "tokens/s",
+        "of its own at 1",
+        "of autoregressive at this size",
+        "n (windows)",
+    )
+    return [*lines, *table(heads, rows)]
