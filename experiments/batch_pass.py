@@ -19,6 +19,7 @@ import numpy as np
 from experiments.batch_equal import Difference, Equality, compared
 from experiments.batch_windows import Asked, batched, settled_windows, windows_of
 from experiments.bench import WARM_UP_TOKENS
+from experiments.code_version import check_code
 from experiments.energy import Item, Timed, joules_of, source_of
 from experiments.journal import Row
 from experiments.process import Process
@@ -61,7 +62,7 @@ def measure_batches(process: Process) -> None:
     missing = [number for number in range(len(windows)) if number not in done]
     if not missing or not asked.labels:
         return
-    plan.check_code([*rows, *records])
+    check_code([*rows, *records], folder.path, plan.settings.mixed)
     sizes = ", ".join(map(str, asked.sizes))
     say(f"batches of {sizes}: {len(missing)} windows of {len(windows[0])} texts or so for each variant")
     batches = BatchPass(process, asked, rows)
@@ -87,9 +88,8 @@ class BatchPass:
         self._spelling = 0.0
 
     def warm_up(self, items: Sequence[Item]) -> None:
-        """Make room for the longest text, and let every cell begin texts that are not recorded."""
+        """Let every cell begin texts that are not recorded."""
         plan = self._process.plan
-        self._bench.reserve(max(len(plan.context(row)) for row in self._rows.values()))
         longest = min(WARM_UP_TOKENS, plan.settings.max_new_tokens)
         for label, size in self._asked.cells:
             queue = [self._start(self._variants[label], items[i % len(items)], longest) for i in range(size)]
@@ -179,18 +179,18 @@ class BatchPass:
         bench, plan = self._bench, self._process.plan
         limits, luck = plan.limits(plan.settings.max_new_tokens), bench.luck(*item)
         by_rounds = isinstance(variant.decoder, RoundDecoder)
-        end = (found.offset if by_rounds else found.position) + 1
         decide = decided(
             variant.decoder,
             self._context(variant, item),
-            found.written if by_rounds else (),
+            found.written,
             limits,
             variant.sampling,
             luck,
             bench.detokenise,
+            first=1 + (found.offset if by_rounds else found.position),
         )
         with at_once():
-            return varies(lambda t, d: decide(t, d)[:end], bench.pair.target, bench.pair.draft)
+            return varies(decide, bench.pair.target, bench.pair.draft)
 
 
 def _times(batch: Batch[Output], size: int) -> Mapping[str, Any]:

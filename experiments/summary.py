@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from experiments.approximation_figures import approximation
+from experiments.batch_figures import batches
 from experiments.energy import alike
 from experiments.energy_report import Energy
 from experiments.figure import figure
@@ -116,6 +117,7 @@ def write_summary(
     graders = {stable_hash(row["grader"]): row["grader"] for row in rows}
     summary |= {
         **facts.others,
+        "batches": batches(folder.batches.rows(), rows, facts.others["batch_size"]),
         "grouping": task.grouping,
         "task_origin": redact(dict(task.origin())),
         "graders": list(graders.values()),

@@ -13,6 +13,7 @@ from experiments.memory_report import memory_notes
 from experiments.quality import NO_JUDGE
 from experiments.stand_in import drawn
 from experiments.table_approximation import approximation_notes, approximation_tables
+from experiments.table_batches import batch_notes, batch_tables
 from experiments.table_compared import compared_with, comparison_notes, comparison_table, mark_notes, shown_of
 from experiments.table_frontier import distances, frontier_notes, frontier_tables
 from experiments.table_style import Summary, number, plain_table, readable, share
@@ -31,7 +32,8 @@ def print_table(summary: Summary, console: Console | None = None) -> None:
         console.print(_figures(summary, shown, title))
         if compared := comparison_table(compared_with(summary, baseline, shown), baseline):
             console.print(compared)
-    for table in (*approximation_tables(summary), *frontier_tables(summary), *task_tables(summary)):
+    more = (*approximation_tables(summary), *frontier_tables(summary), *task_tables(summary), *batch_tables(summary))
+    for table in more:
         console.print(table)
     with_baseline, away = compared_with(summary, baseline, labels), distances(summary)
     notes = (
@@ -41,6 +43,7 @@ def print_table(summary: Summary, console: Console | None = None) -> None:
         *approximation_notes(summary),
         *frontier_notes(away),
         *task_notes(summary),
+        *batch_notes(summary),
     )
     for note in notes:
         console.print(note, style="dim", markup=False)

@@ -83,13 +83,14 @@ def decided(
     sampling: Sampling,
     luck: Luck,
     detokenise: Detokenise,
+    first: int,
 ) -> Callable[[Model, Model], tuple[int, ...]]:
-    """For `varies`: the tokens of the round that follows `written`; of a decoder of whole texts those of the text."""
+    """For `varies`: the `first` tokens of the round that follows `written`; of a decoder of whole texts of the text."""
 
     def decide(target: Model, draft: Model) -> tuple[int, ...]:
         sessions = Session(target), Session(draft)
         if not isinstance(decoder, RoundDecoder):
-            return generate(decoder, *sessions, prompt, limits, sampling, luck, detokenise).tokens
-        return next_round(decoder, *sessions, prompt, written, limits, sampling, luck, detokenise)
+            return generate(decoder, *sessions, prompt, limits, sampling, luck, detokenise).tokens[:first]
+        return next_round(decoder, *sessions, prompt, written, limits, sampling, luck, detokenise)[:first]
 
     return decide

@@ -11,7 +11,7 @@ import pytest
 from baselines.autoregressive import Autoregressive
 from experiments.batch_equal import first_difference
 from mtad.batch import Batch, Start, write_batch
-from mtad.decoder import Decoder
+from mtad.decoder import Decoder, RoundDecoder
 from mtad.ending import Limits
 from mtad.generate import Output, writing
 from mtad.law import Sampling
@@ -62,13 +62,14 @@ def test_texts_in_a_batch_are_those_written_alone_unless_less_than_the_tolerance
             found = first_difference([step.tokens for step in alone.rounds], [step.tokens for step in output.rounds])
             assert found is not None
             luck, end = Luck(0, str(prompt)), Limits(limit, frozenset([7]))
-            decide = decided(decoder, prompt, found.written, end, sampling, luck, spell)
-            assert varies(lambda t, d: decide(t, d)[: found.offset + 1], target, draft)
+            first = 1 + (found.offset if isinstance(decoder, RoundDecoder) else found.position)
+            decide = decided(decoder, prompt, found.written, end, sampling, luck, spell, first)
+            assert varies(decide, target, draft)
 
 
 @pytest.mark.parametrize("name", ["mtad", "speculative", "specinfer"])
 def test_under_laws_that_no_shape_changes_every_text_is_the_same(name: str) -> None:
-    laws = [[1, 2, 3, 4, 2] * 3, [3, 1, 4, 1, 5] * 3, [2, 7, 1, 8, 2] * 3] * 5
+    laws: list[list[float]] = [[1, 2, 3, 4, 2] * 3, [3, 1, 4, 1, 5] * 3, [2, 7, 1, 8, 2] * 3] * 5
     target, draft = TableModel(laws, rows=4), TableModel([[2.0, 1, 1] * 5] * 15, rows=4)
     limits = (20, 3, 11, 30, 8)
     for rows in (1, 2, 4):
@@ -140,7 +141,7 @@ def test_the_queue_is_asked_for_a_text_only_when_a_row_is_free() -> None:
 def test_a_choice_between_equals_varies_and_a_clear_one_does_not() -> None:
     def chosen(p: float) -> bool:
         table = TableModel([[p, 1 - p]] * 2)
-        decide = decided(Autoregressive(), [0], [1, 0], Limits(9), Sampling(1.0, 0, 1.0, True), LUCK, spell)
+        decide = decided(Autoregressive(), [0], [1, 0], Limits(9), Sampling(1.0, 0, 1.0, True), LUCK, spell, 1)
         return varies(decide, table, table)
 
     assert chosen(0.5) and chosen(0.5002) and not chosen(0.51)
