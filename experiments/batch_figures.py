@@ -1,6 +1,6 @@
-"""From the records of windows to figures by variant and batch size. Reads records only; the bootstrap resamples windows.
+"""From the records of windows to figures by variant and batch size; the bootstrap resamples windows.
 
-Figures are ratios of sums over windows: tokens over seconds, seconds of latency over texts, joules over tokens.
+Figures are ratios of sums over windows: tokens over seconds, seconds of latency over texts, joules over tokens. Reads records only.
 """
 
 from __future__ import annotations

@@ -287,7 +287,7 @@ def missing_rounds(records: Iterable[Row], labels: Sequence[str], blocks: int) -
 
 
 def joules_of(meter: Meter, window: Record) -> Row:
-        """What a window's devices drew, GPUs and CPU packages summed up apart; `joules` is that of the meter's source."""
+    """What a window drew, summed over the GPUs and over the CPU packages; `joules` is that of the meter's source."""
     source = source_of(meter)
     sums: Row = {"source": source}
     kinds: dict[str, Kind] = {"joules": source, "joules_gpu": "gpu", "joules_cpu": "cpu"}

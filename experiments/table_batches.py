@@ -73,12 +73,12 @@ def _equality(every: Mapping[tuple[str, int], Mapping[str, Any]]) -> Iterator[st
         yield f"batches: all {texts} texts are those written alone"
         return
     yield (
-        f"batches: {differing} of {texts} texts leave those written alone, {differing - unexplained} of them where less "
-        f"than the logits' tolerance decides"
+        f"batches: {differing} of {texts} texts leave those written alone, {differing - unexplained} of them where "
+        f"less than the logits' tolerance decides"
     )
     for (label, size), one in every.items():
         if one["texts_unexplained"]:
-            yield f"UNEXPLAINED: {one['texts_unexplained']} texts of {label} at batch {size} are not those written alone"
+            yield f"UNEXPLAINED: {one['texts_unexplained']} texts of {label} at batch {size} leave those written alone"
 
 
 def _with_interval(found: Mapping[str, Any]) -> str:
