@@ -19,13 +19,13 @@ from experiments.task import Prompt
 from experiments.variants import Variant
 from mtad.batch import Row as BatchRow
 from mtad.batch import Start
-from mtad.errors import UserError
 from mtad.ending import Detokenise
+from mtad.errors import UserError
 from mtad.generate import Output, generate, writing
 from mtad.loading import Blueprint, Pair, speller
 from mtad.luck import Luck
 from mtad.recorded import Mode
-from mtad.session import TREE_ROOM, Session
+from mtad.session import Session
 
 WARM_UP_TOKENS = 32
 
@@ -42,15 +42,22 @@ class Shelf:
         self._key: object = None
         self._pair: Pair | None = None
 
-    def take(self, blueprint: Blueprint, device: torch.device, engine: Mode) -> Pair:
-        """The pair, loaded unless it is the last one. Raises UserError."""
-        key = (str(blueprint.origins), blueprint.vocabulary, blueprint.eos, device, engine)
+    def take(self, blueprint: Blueprint, device: torch.device, engine: Mode, rows: int = 1) -> Pair:
+        """The pair, with caches for `rows` texts, loaded unless it is the last one. Raises UserError."""
+        key = self._key_of(blueprint, device, engine, rows)
         if self._pair is None or self._key != key:
             self._pair = None  # two large pairs at once may not fit
             gc.collect()
             with at_once():
-                self._pair, self._key = blueprint.load(device, 1, engine), key
+                self._pair, self._key = blueprint.load(device, rows, engine), key
         return self._pair
+
+    def holds(self, blueprint: Blueprint, device: torch.device, engine: Mode, rows: int = 1) -> bool:
+        """Whether the pair need not be loaded."""
+        return self._pair is not None and self._key == self._key_of(blueprint, device, engine, rows)
+
+    def _key_of(self, blueprint: Blueprint, device: torch.device, engine: Mode, rows: int) -> object:
+        return str(blueprint.origins), blueprint.vocabulary, blueprint.eos, device, engine, rows
 
 
 shelf = Shelf()
@@ -63,9 +70,9 @@ class Bench:
         self.plan = plan
         self.provenance = provenance
         self.watch = watch
-        self.pair = shelf.take(plan.blueprint, plan.device, plan.settings.engine)
+        self.pair = shelf.take(plan.blueprint, plan.device, plan.settings.engine, plan.settings.rows)
         self.detokenise = speller(self.pair.tokenizer)
-        rows = range(max(plan.settings.batch_sizes or (1,)))
+        rows = range(plan.settings.rows)
         self._rows = [(Session(self.pair.target, row), Session(self.pair.draft, row)) for row in rows]
         self._sessions = self._rows[0]
 
@@ -74,6 +81,11 @@ class Bench:
         """What runs each model's forwards, and why they are not recorded if that was asked for and cannot be done."""
         models = {"target": self.pair.target, "draft": self.pair.draft}
         return {role: {"engine": model.engine, "fallback": model.fallback} for role, model in models.items()}
+
+    def reserve(self, positions: int) -> None:
+        """Make the caches as large as the run needs them, so that none grows under the clock."""
+        for model in (self.pair.target, self.pair.draft):
+            model.reserve(positions)
 
     def warm_up(self) -> None:
         """Let every variant write the beginning of a text that is not recorded."""
@@ -151,11 +163,6 @@ class Bench:
     def batch_rows(self, size: int) -> Sequence[BatchRow]:
         """The first rows of both caches."""
         return self._rows[:size]
-
-    def reserve(self, prompt: int) -> None:
-        """Make room now for a text after so many tokens, so that no forward has to."""
-        for session in self._sessions:
-            session.model.reserve(prompt + self.plan.settings.max_new_tokens + TREE_ROOM)
 
     def insist(self, lap: Mapping[str, Any]) -> None:
         """Raises UserError under `strict` if someone disturbed what was just measured."""

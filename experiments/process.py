@@ -12,13 +12,14 @@ from uuid import uuid4
 
 from transformers.utils.logging import disable_progress_bar
 
-from experiments.bench import Bench, stopped
+from experiments.bench import Bench, shelf, stopped
 from experiments.code_version import code_hash, git_version
 from experiments.environment import describe_process, fact
 from experiments.identity import published_config
 from experiments.isolation import Watch
 from experiments.journal import SCHEMA_VERSION
 from experiments.judge import find_judge
+from experiments.memory import Need, describe, forecast, peak, start_peak
 from experiments.plan import Plan
 from experiments.progress import say
 from experiments.redact import redact
@@ -46,6 +47,7 @@ class Process:
         self.meter, self.no_energy = find_meter(plan)
         self.judge = find_judge(plan.settings.judge, plan.device) if plan.settings.judge else None
         self.began = False
+        self._peaks: dict[str, int | None] = {}
         if not sys.stderr.isatty():
             disable_progress_bar()
 
@@ -66,12 +68,23 @@ class Process:
         return [] if fresh else self.plan.folder.read_json("environment.json").get("processes", [])
 
     @cached_property
+    def need(self) -> Need:
+        """The memory of the run."""
+        return forecast(self.plan, self.judge, self.plan.settings.rows)
+
+    @cached_property
     def bench(self) -> Bench:
         """The loaded pair, every variant warmed up."""
         _ = self._before  # a damaged file is named before anything is loaded
         for finding in self.watch.before():
             self.disturbed(finding.message)
+        plan = self.plan
+        loaded = shelf.holds(plan.blueprint, plan.device, plan.settings.engine, plan.settings.rows)
+        for line in self.need.say(plan.device, loaded):
+            say(line)
+        start_peak(plan.device)
         bench = Bench(self.plan, self.provenance, self.watch)
+        bench.reserve(self.need.room)
         bench.warm_up()
         for role, runs in bench.engines.items():
             if runs["fallback"]:
@@ -93,6 +106,7 @@ class Process:
             **fact("meter", self.meter.describe(described) if self.meter else None, self.no_energy),
             **fact("engines", self._engines, "the pair was not loaded"),
             "noninferiority_margin": plan.settings.noninferiority_margin,
+            "memory": describe(self.need, plan.device, {}),
         }
         known = {"weights": plan.weights, "processes": [*before, here]}
         plan.folder.write_json("environment.json", {**self.stamp, **known})
@@ -102,6 +116,19 @@ class Process:
     def _engines(self) -> Any:
         """What runs the pair's forwards, once it is loaded; it is not where only a judge reads."""
         return redact(self.bench.engines) if "bench" in self.__dict__ else None
+
+    def passed(self, name: str) -> None:
+        """A pass has ended: the peak of memory by now goes to the record, if this process has measured anything."""
+        if not self.began or name in self._peaks:
+            return
+        most = peak(self.plan.device)
+        if most is not None:
+            self._peaks[name] = most
+        record = self.plan.folder.read_json("environment.json")
+        for process in record["processes"]:
+            if process["process_id"] == self.id:
+                process["memory"] = describe(self.need, self.plan.device, self._peaks)
+        self.plan.folder.write_json("environment.json", record)
 
     def disturbed(self, message: str) -> None:
         """Others disturb the measurement. Raises UserError under `strict`."""

@@ -3,7 +3,8 @@
 First every variant writes a text for every prompt and repeat, in random order prompt by prompt, so that drift of the
 machine hits all alike. Passes of their own follow, so that they cannot disturb the clock: the task grades
 the texts, a judge reads them, their blocks are set beside the best ones, blocks of texts are written again under an
-energy meter, and windows of texts in batches. A tuned run is two: one on prompts of its own chooses options, and a plain run measures them.
+energy meter, and windows of them in batches. A tuned run is two: one on prompts of its own chooses options, and a plain
+run measures them.
 """
 
 from __future__ import annotations
@@ -60,12 +61,14 @@ def run(settings: Settings) -> None:
     with plan.folder.locked():
         process = Process(plan)
         measure(process)
+        process.passed("texts")
         new = score(process)
         judge(process)
         teach(process)
         approximate(process)
         measure_energy(process)
         measure_batches(process)
+        process.passed("run")
         if not (process.began or new):
             say(f"complete already, nothing to measure (fresh=true would measure again): {plan.folder.path}")
         summary = report(process)

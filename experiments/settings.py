@@ -93,13 +93,18 @@ class Settings:
     tracker: Tracker | None
     config: dict[str, Any]
 
+    @property
+    def rows(self) -> int:
+        """Of the pair's caches: how many texts are written at a time at most."""
+        return max(self.batch_sizes or (1,))
+
 
 # Every key that is read from the configuration, so that one deleted with ~key is named.
 KEYS = (
     *("model", "decoder", "task", "sampling", "reference", "limit", "repeats", "seed", "max_new_tokens", "ignore_eos"),
     *("chat", "skip_long", "publish", "device", "dtype", "results_dir", "name", "fresh", "resume"),
-    *("energy", "meter", "batch_size", "judge", "noninferiority_margin", "strict", "frontier", "tune", "tasks", "figure"),
-    *("approximation", "engine", "threads"),
+    *("energy", "meter", "judge", "noninferiority_margin", "strict", "frontier", "tune", "tasks", "figure"),
+    *("approximation", "batch_size", "engine", "threads"),
 )
 
 
@@ -212,14 +217,19 @@ def _model(config: object, role: str) -> ModelSpec:
     return spec
 
 
-def _model_name(target: ModelSpec, draft: ModelSpec) -> str:
-    """The YAML's name as long as the pair is the YAML's, else the names of its two models."""
+def _model_name(*specs: ModelSpec) -> str:
+    """The YAML's name as long as the pair is the YAML's, else the names of its two models; random weights are named."""
     chosen = groups.choice("model")
-    asked = [spec.path or spec.id for spec in (target, draft)]
+    asked = [spec.path or spec.id for spec in specs]
     original = groups.load("model", chosen)
     if asked == [original[role].get("path") or original[role].get("id") for role in ROLES]:
-        return chosen
-    return "+".join(find_folder(name).resolve().name if name else "none" for name in asked)
+        name = chosen
+    else:
+        name = "+".join(find_folder(name).resolve().name if name else "none" for name in asked)
+    marks = [f"-{spec.weights}{f'-{spec.scale}' if spec.scale else ''}" if spec.weights else "" for spec in specs]
+    if len(set(marks)) == 1:
+        return name + marks[0]
+    return name + "".join(f"{mark}-{role}" for mark, role in zip(marks, ROLES, strict=True) if mark)
 
 
 def _judge(config: object) -> ModelSpec | None:

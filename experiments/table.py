@@ -102,8 +102,8 @@ def _notes(summary: Summary) -> Iterator[str]:
     figures = list(summary["decoders"].values())
     if random := drawn(summary.get("weights")):
         yield (
-            f"STAND-IN: {random}: a forward takes the time and memory of the real one; texts, perplexity, score, "
-            f"acceptance, tokens/forward and what follows from them mean nothing"
+            f"STAND-IN: {random}: a forward costs what that shape costs; texts, perplexity, score, acceptance, "
+            f"tokens/forward and what follows from them mean nothing"
         )
     score = figures[0]["score"]
     yield (
