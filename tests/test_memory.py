@@ -1,0 +1,117 @@
+"""Memory: what is said before a run is what is then allocated, to the byte, and what cannot fit is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import memory
+from experiments.bench import Bench
+from experiments.isolation import Watch
+from experiments.memory import Need, describe, device_memory, forecast, longest_prompt, peak
+from experiments.memory_report import memory_notes, spoken, summed_up
+from experiments.plan import Plan, prepare
+from experiments.prompting import looks_back
+from experiments.rows import Provenance
+from experiments.runner import run
+from mtad.errors import UserError
+from tests.toy import WORDS, settings_of, toy_settings
+
+CPU = torch.device("cpu")
+NEED = Need({"target": 26 * 10**9, "draft": 136 * 10**6}, {"target": 10**9, "draft": 2 * 10**8}, 1, 1100, 1280)
+
+
+def tiny(*overrides: str) -> Plan:
+    return prepare(settings_of("limit=2", "max_new_tokens=8", "reference=[]", *overrides))
+
+
+@pytest.mark.parametrize("overrides", [(), ("dtype=bf16", "decoder=speculative")])
+def test_the_forecast_is_what_is_allocated_and_caches_do_not_grow(overrides: tuple[str, ...]) -> None:
+    plan = tiny(*overrides)
+    need = forecast(plan)
+    bench = Bench(plan, Provenance(plan.id, "p", None, "c", 0), Watch(plan.device))
+    bench.reserve(need.room)
+    bench.warm_up()
+    for prompt in plan.prompts:
+        bench.write(plan.settings.variants[0], prompt.id, 0, 0)
+    for role, model in (("target", bench.pair.target), ("draft", bench.pair.draft)):
+        assert need.weights[role] == sum(parameter.nbytes for parameter in model.lm.parameters())
+        assert need.caches[role] == model.cache.nbytes
+        assert model.cache.capacity == need.capacity >= need.room
+
+
+def test_rows_multiply_the_caches_and_a_judge_adds_its_weights() -> None:
+    plan = tiny()
+    one, four = forecast(plan), forecast(plan, plan.blueprint.draft, rows=4)
+    assert four.caches == {role: 4 * size for role, size in one.caches.items()} and four.rows == 4
+    assert four.weights == {**one.weights, "judge": one.weights["draft"]}
+
+
+def test_turns_that_follow_answers_are_as_long_as_these_can_be(saved_pair: Path, tmp_path: Path) -> None:
+    plan = prepare(toy_settings(saved_pair, tmp_path, "task=talk", "max_new_tokens=4"))
+    words = " ".join(WORDS[:4])
+    asked = [plan.asked(prompt, turn, [words] * turn) for prompt in plan.prompts for turn in range(len(prompt.turns))]
+    assert longest_prompt(plan) >= max(map(len, asked))
+    talk = next(prompt for prompt in plan.prompts if looks_back(prompt, 1))
+    known = {key: tokens for key, tokens in plan.encoded.items() if key[0] == talk.id}
+    longest = len(plan.asked(talk, len(talk.turns) - 1, [words] * len(talk.turns)))
+    assert longest_prompt(replace(plan, prompts=[talk], encoded=known)) >= longest > max(map(len, known.values()))
+
+
+def test_what_is_said_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "device_memory", lambda _: (139 * 10**9, 140 * 10**9))
+    said = "memory: weights 26.0 GB + 0.1 GB, caches 1.2 GB for 1 row of 1280 positions"
+    assert NEED.say(CPU) == [f"{said}; 139.0 GB free on cpu"]
+    assert NEED.say(CPU, loaded=True) == [said]
+    monkeypatch.setattr(memory, "device_memory", lambda _: (28 * 10**9, 140 * 10**9))
+    assert "little or nothing of the free memory" in NEED.say(CPU)[1]
+    monkeypatch.setattr(memory, "device_memory", lambda _: (24 * 10**9, 25 * 10**9))
+    with pytest.raises(UserError, match=r"^the run does not fit on cpu: weights 26.0 GB .* its memory is 25.0 GB; "):
+        NEED.say(CPU)
+    monkeypatch.setattr(memory, "device_memory", lambda _: (None, None))
+    assert NEED.say(CPU) == [said]
+
+
+def test_a_run_that_cannot_fit_ends_before_weights_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "device_memory", lambda _: (20 * 10**9, 25 * 10**9))
+    with pytest.raises(UserError, match=r"weights 138.0 GB \+ 2.2 GB"):
+        run(settings_of("model=llama2-70b", "model.weights=random", "limit=1", f"results_dir={tmp_path}"))
+
+
+def test_free_memory_is_that_of_the_machine_within_the_limits_of_cgroups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "PROC", tmp_path)
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroup")
+    assert device_memory(CPU) == (None, None)
+    (tmp_path / "meminfo").write_text("MemTotal:  4000 kB\nMemFree: 1 kB\nMemAvailable:  3000 kB\n")
+    assert device_memory(CPU) == (3000 * 1024, 4000 * 1024)
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "cgroup").write_text("3:memory:/old\n0::/job/step\n")
+    (tmp_path / "cgroup" / "job" / "step").mkdir(parents=True)
+    (tmp_path / "cgroup" / "job" / "step" / "memory.max").write_text("max\n")
+    (tmp_path / "cgroup" / "job" / "memory.max").write_text("3500000\n")
+    assert device_memory(CPU) == (3000 * 1024, 3500000)
+    (tmp_path / "cgroup" / "memory" / "old").mkdir(parents=True)
+    (tmp_path / "cgroup" / "memory" / "old" / "memory.limit_in_bytes").write_text("1000000\n")
+    assert device_memory(CPU) == (1000000, 1000000)
+
+
+def test_the_peak_of_a_process_holds_what_it_has_touched() -> None:
+    block = torch.ones(20_000_000)
+    most = peak(CPU)
+    assert most is not None and most > block.nbytes
+
+
+def test_the_record_and_the_note_are_of_the_process_with_the_highest_peak() -> None:
+    killed, low, high = (describe(NEED, CPU, peaks) for peaks in ({}, {"run": 5}, {"texts": 7, "run": 3 * 10**9}))
+    assert killed["peak_bytes"] is None and "end of a pass" in killed["peak_bytes_reason"]
+    found = summed_up([{}, {"memory": killed}, {"memory": low}, {"memory": high}])
+    assert found is not None and found["peak_bytes"] == 3 * 10**9 and found["weights_bytes"] == NEED.total - 12 * 10**8
+    (note,) = memory_notes({"memory": found})
+    assert note == "memory: weights 26.1 GB, caches 1.2 GB; at most 3.0 GB, resident memory of the process"
+    assert summed_up([{}, {"memory": killed}]) is None and not list(memory_notes({}))
+    assert (spoken(99_900_000), spoken(100_000_000)) == ("99.9 MB", "0.1 GB")
