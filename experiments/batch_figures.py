@@ -1,6 +1,7 @@
 """From the records of windows to figures by variant and batch size; the bootstrap resamples windows.
 
-Figures are ratios of sums over windows: tokens over seconds, seconds of latency over texts, joules over tokens. Reads records only.
+Figures are ratios of sums over windows: tokens over seconds, seconds of latency over texts, joules over tokens. Reads
+records only.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.baseline import baseline_of
-from experiments.batch_windows import Asked, Cell, settled_windows, windows_of
+from experiments.batch_windows import Asked, Cell, arranged, settled_windows
 from experiments.energy import Timed
 from experiments.figure import figure, ratio
 from experiments.intervals import CONFIDENCE, Estimate, Sums, estimate_of_sums, sums
@@ -40,7 +41,8 @@ def batches(records: Sequence[Row], rows: Iterable[Row], asked: Mapping[str, Any
     if asked is None:
         return None
     wanted = Asked(**{**asked, "sizes": tuple(asked["sizes"]), "labels": tuple(asked["labels"])})
-    windows = list(settled_windows(records, windows_of(Timed(rows).items, max(wanted.sizes)), wanted).values())
+    lists, wanted = arranged(Timed(rows).items, wanted)
+    windows = list(settled_windows(records, lists, wanted).values())
     found = _Figures(windows, wanted)
     every = [record for window in windows for record in window.values()]
     return {

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from experiments.batch_equal import Difference, Equality, compared
-from experiments.batch_windows import Asked, batched, settled_windows, windows_of
+from experiments.batch_windows import Asked, arranged, batched, settled_windows
 from experiments.bench import WARM_UP_TOKENS
 from experiments.code_version import check_code
 from experiments.energy import Item, Timed, joules_of, source_of
@@ -53,16 +53,16 @@ def measure_batches(process: Process) -> None:
     plan, folder, asked = process.plan, process.plan.folder, asked_of(process)
     if asked is None:
         return
-    for label, reason in asked.left_out.items():
-        say(f"{label} is left out of the batches: {reason}")
     rows = settled(folder.samples.rows(), plan.cells)
-    windows = windows_of(Timed(rows).items, max(asked.sizes))
+    windows, asked = arranged(Timed(rows).items, asked)
     records = folder.batches.rows()
     done = settled_windows(records, windows, asked)
     missing = [number for number in range(len(windows)) if number not in done]
     if not missing or not asked.labels:
         return
     check_code([*rows, *records], folder.path, plan.settings.mixed)
+    for name, reason in asked.left_out.items():
+        say(f"{name} is left out of the batches: {reason}")
     sizes = ", ".join(map(str, asked.sizes))
     say(f"batches of {sizes}: {len(missing)} windows of {len(windows[0])} texts or so for each variant")
     batches = BatchPass(process, asked, rows)

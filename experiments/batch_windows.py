@@ -7,7 +7,7 @@ that the bootstrap may resample them. Knows texts by name, and records; refuses 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.baseline import FRONTIER
@@ -20,7 +20,7 @@ from mtad.errors import UserError
 from mtad.meter.device import Kind
 
 MOST_WINDOWS = 20
-TEXTS_A_ROW = 2  # at the largest batch, where there are prompts enough: else rows run empty for most of a window
+TEXTS_A_ROW = 2  # at the largest batch, where there are texts enough: else rows run empty for most of a window
 
 Cell = tuple[str, int]  # variant, batch size
 ENGINE = "an engine of another library, with a cache of its own: it cannot share forwards with our scheduler"
@@ -34,7 +34,7 @@ class Asked:
     Attributes:
         sizes: of batches, ascending, 1 among them: it is what the others are compared with.
         labels: of the variants that can be batched.
-        left_out: the others, with the reason.
+        left_out: the others, and sizes that cannot be measured, with the reason.
         seconds: that a window under a meter lasts at least; 0 without one.
         source: of the joules; None without a meter.
     """
@@ -74,15 +74,21 @@ def batched(variants: Sequence[Variant]) -> tuple[list[Variant], dict[str, str]]
     return [variant for variant in variants if variant.label not in out], out
 
 
-def windows_of(items: Sequence[Item], largest: int) -> list[list[Item]]:
-    """The texts of every window, all turns and repeats of a prompt in one.
+def arranged(items: Sequence[Item], asked: Asked) -> tuple[list[list[Item]], Asked]:
+    """The texts of every window, all turns and repeats of a prompt in one; and what is asked of these windows.
 
-    As few windows as give intervals, and more where each row of the `largest` batch still gets TEXTS_A_ROW texts.
+    So many windows that each row of the largest batch gets TEXTS_A_ROW texts; where these are too few for intervals, as
+    many as give intervals if each row still gets one. A size of more rows than a window has texts is left out.
     """
-    prompts = list(dict.fromkeys(item[0] for item in items))
-    count = min(len(prompts), MOST_WINDOWS, max(FEWEST, len(items) // (TEXTS_A_ROW * largest)))
+    prompts, largest = list(dict.fromkeys(item[0] for item in items)), asked.sizes[-1]
+    count = max(len(items) // (TEXTS_A_ROW * largest), min(FEWEST, len(items) // largest), 1)
+    count = min(count, len(prompts), MOST_WINDOWS)
     place = {prompt: number % count for number, prompt in enumerate(prompts)}
-    return [[item for item in items if place[item[0]] == window] for window in range(count)]
+    windows = [[item for item in items if place[item[0]] == window] for window in range(count)]
+    fewest = min(map(len, windows), default=0)
+    sizes = tuple(size for size in asked.sizes if size <= max(fewest, 1))
+    few = {f"batch {size}": f"its windows would have {fewest} texts" for size in asked.sizes if size not in sizes}
+    return windows, replace(asked, sizes=sizes, left_out={**asked.left_out, **few})
 
 
 def settled_windows(

@@ -21,6 +21,7 @@ from mtad.session import Read, Reader, Session, serve
 
 T = TypeVar("T")
 
+
 @dataclass(frozen=True)
 class Output:
     """A generated text and what it took.

@@ -69,8 +69,9 @@ def test_texts_in_a_batch_are_those_written_alone_unless_less_than_the_tolerance
 
 @pytest.mark.parametrize("name", ["mtad", "speculative", "specinfer"])
 def test_under_laws_that_no_shape_changes_every_text_is_the_same(name: str) -> None:
-    laws: list[list[float]] = [[1, 2, 3, 4, 2] * 3, [3, 1, 4, 1, 5] * 3, [2, 7, 1, 8, 2] * 3] * 5
-    target, draft = TableModel(laws, rows=4), TableModel([[2.0, 1, 1] * 5] * 15, rows=4)
+    laws: list[list[float]] = [[1, 2, 3, 4, 2] * 3, [3, 1, 4, 1, 5] * 3, [2, 7, 1, 8, 2] * 3]
+    even: list[float] = [2, 1, 1] * 5
+    target, draft = TableModel(laws * 5, rows=4), TableModel([even] * 15, rows=4)
     limits = (20, 3, 11, 30, 8)
     for rows in (1, 2, 4):
         outputs = together(starts(from_yaml(name), limits, [0]), target, draft, rows).outputs
