@@ -79,6 +79,15 @@ def test_reads_are_timed_of_every_engine_model_and_size(made: Path) -> None:
     assert sections["reads"]["engines"]["eager"]["target"]["runs"] == "eager"
 
 
+def test_the_batch_curve_is_of_whole_windows_and_begins_at_one(made: Path) -> None:
+    (sections,) = read(made)["pairs"].values()
+    found = {(one["variant"], one["batch_size"]): one for one in sections["batches"]["sizes"]}
+    decoders = ("autoregressive", "mtad")
+    assert set(found) == {(decoder, size) for decoder in decoders for size in (1, 2)}
+    assert all(one["tokens_per_second"]["n"] == 5 and one["texts_unexplained"] == 0 for one in found.values())
+    assert all(found[decoder, 1]["ratio_to_one"]["value"] == 1 for decoder in decoders)
+
+
 def test_the_page_says_what_the_json_says(made: Path) -> None:
     record, page = read(made), (made / "bench-cpu.md").read_text(encoding="utf-8")
     (sections,), (verdicts,) = record["pairs"].values(), record["verdicts"].values()
@@ -119,7 +128,10 @@ def test_the_same_command_again_measures_nothing_and_other_settings_begin_anew(
         (["bench.ratios=[[mtad]]"], "a list of two decoders"),
         (["bench.limit=3"], "by type of device"),
         (["bench.aims={cpu: [{figure: x}]}"], "needs one of at_least and at_most"),
-        (["bench.speed=1"], "cannot be composed"),
+        (
+            ["bench.batch_decoders=[sparrow]", "--quick", "--sections", "batches"],
+            "bench.batch_decoders names no variant",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -17,6 +17,7 @@ from experiments.plan import prepare
 from experiments.progress import say
 from experiments.redact import redact
 from experiments.settings import Settings
+from experiments.threads import set_threads
 from mtad.errors import UserError
 from mtad.loading import find_device
 
@@ -56,8 +57,8 @@ def bench(wanted: Asked) -> None:
     with configured():
         options = options_of(wanted.overrides)
         each = _overrides(wanted, options, device.type)
-        for overrides in each:
-            asked(overrides)  # what is wrong with one is said before anything is measured
+        first, *_ = [asked(overrides)[0] for overrides in each]  # what is wrong with one is said before measuring
+        set_threads(first.threads)  # as its run will, so that the hardware is described as it is used
         started = datetime.now(UTC).isoformat(timespec="seconds")
         head = {
             "hardware": describe_process("bench", started, device),

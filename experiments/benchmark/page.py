@@ -202,26 +202,34 @@ def _reads(found: Section) -> list[str]:
 
 
 def _batches(found: Section) -> list[str]:
-    lines = ["### Batches", ""]
+    lines = [
+        "### Batches",
+        "",
+        f"{found['prompts']} prompts in {found['windows']} windows, which all sizes write alike; schedule "
+        f"{found['schedule']}; whole windows, prefill included; run `{found['run']}`. Rows in use: the share of rows "
+        "and time that texts filled.",
+        "",
+    ]
     if not found["sizes"]:
         return [*lines, f"Not measured: {found['reason']}."]
     rows = [
         [
-            one["variant"],
-            str(one["batch_size"]),
+            f"{one['variant']}, {one['batch_size']}",
             interval(one["tokens_per_second"], 1),
             interval(one["ratio_to_one"]),
             interval(one["ratio_to_autoregressive"]),
+            f"{one['latency_median_seconds']:.3f}",
+            f"{one['row_use']:.0%}",
+            f"{one['texts_differing']} ({one['texts_unexplained']})",
             _count(one["tokens_per_second"]),
         ]
         for one in found["sizes"]
     ]
     heads = (
-        "variant",
-        "texts a forward",
-        "tokens/s",
-        "of its own at 1",
-        "of autoregressive at this size",
-        "n (windows)",
+        *("variant, texts a forward", "tokens/s", "of its own at 1", "of autoregressive at this size"),
+        *("median latency, s", "rows in use", "texts that differ from batch 1 (unexplained)", "n, windows"),
     )
-    return [*lines, *table(heads, rows)]
+    lines += [*table(heads, rows), "", f"Disturbances: {_disturbed(found)}."]
+    return lines + _reasons(
+        (f"{one['variant']}, {one['batch_size']}", one["tokens_per_second"]) for one in found["sizes"]
+    )
