@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Generic, TypeVar
 
+from mtad.feeds import Model
 from mtad.law import Law
-from mtad.session import Model, Read, Session, serve
+from mtad.session import Read, Session, serve
 
 SCHEDULE = "continuous"
 

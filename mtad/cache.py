@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+_NOTHING = torch.zeros(0)
 STEP = 256  # capacity grows in whole steps of so many positions
 
 
@@ -93,7 +94,7 @@ class TreeCache(Cache):
         self.rows = rows
         self.capacity = STEP
         self.slabs: dict[torch.device, torch.Tensor] = {}
-        self.aim = Aim(torch.zeros(0), torch.zeros(0), {}, 0, rows)
+        self.aim = Aim(_NOTHING, _NOTHING, {}, 0, rows)
         self._devices = list(devices)
         places = [self._devices[:i].count(device) for i, device in enumerate(devices)]
         super().__init__(layers=[TreeCacheLayer(self, *where) for where in zip(devices, places, strict=True)])
@@ -104,6 +105,11 @@ class TreeCache(Cache):
         shape = (self._devices.count(device), 2, positions, like.shape[1], like.shape[3])
         self.slabs[device] = torch.zeros(shape, dtype=like.dtype, device=like.device)
         return self.part(aim.first, aim.rows)[device]
+
+    def take_aim(self, first: int, rows: int) -> tuple[torch.Tensor, ...]:
+        """Aim at some neighbouring rows; returns the slabs for a `Step`, which says the rest."""
+        self.aim = Aim(_NOTHING, _NOTHING, self.part(first, rows), first, rows)
+        return tuple(self.aim.slabs.values())
 
     def part(self, first: int, rows: int) -> dict[torch.device, torch.Tensor]:
         """The slabs' views of some neighbouring rows."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from mtad.decoder import Text
+from mtad.growth import Drafted, Draws, Growth
 from mtad.law import Law, inverse_cdf
-from mtad.session import Read, Reader
+from mtad.session import Grow, Read, Reader
 from mtad.tree import ROOT, Tree
 
 Draw = Callable[[int], float]  # the index-th uniform of a level
@@ -47,7 +48,9 @@ def grow(reader: Reader, rule: Rule, depth: int, text: Text) -> Generator[Read, 
     tree, beams, ended = Tree(), [ROOT], list[int]()
     law = Law(None, np.zeros((0, 0)))
     for level in range(depth):
-        law = yield reader.read(tree)
+        law = yield reader.read(tree) if level else _whole(reader, rule, depth, text)
+        if isinstance(law, Drafted):
+            return Draft(law.tree, law, law.ends)
         position = text.start + level
         nodes = rule(tree, law, beams, lambda index, at=position: text.luck.draft(at, text.start, index))  # type: ignore[misc]
         ended += [node for node in nodes if tree.tokens[node] in text.eos]
@@ -55,6 +58,18 @@ def grow(reader: Reader, rule: Rule, depth: int, text: Text) -> Generator[Read, 
         if not beams:
             break
     return Draft(tree, law, ended + beams)
+
+
+def _whole(reader: Reader, rule: Rule, depth: int, text: Text) -> Read:
+    """Asks for the whole draft at once where the rule can be done on the device, else for the root."""
+    if not isinstance(rule, OneEach | BeamSample | BeamSearch) or not reader.warp.top_k:
+        return reader.read(Tree())
+    growth = Growth(rule.width, rule.draws, reader.warp, text.eos)
+    uniforms = np.zeros((depth, rule.width))
+    if rule.draws != "largest":
+        draft, start = text.luck.draft, text.start
+        uniforms[:] = [[draft(start + level, start, i) for i in range(rule.width)] for level in range(depth)]
+    return Grow(reader, Tree(), growth, uniforms)
 
 
 def lengthen(reader: Reader, tree: Tree, depth: int, eos: frozenset[int]) -> Generator[Read, Law, None]:
@@ -68,6 +83,9 @@ def lengthen(reader: Reader, tree: Tree, depth: int, eos: frozenset[int]) -> Gen
 @dataclass(frozen=True)
 class OneEach:
     """One child for every beam, drawn from its law: chains."""
+
+    width = 1
+    draws: ClassVar[Draws] = "without"
 
     def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]:
         return [tree.add(beam, law.draw(beam, draw(index))) for index, beam in enumerate(beams)]
@@ -131,6 +149,10 @@ class BeamSample:
     width: int
     replacement: bool = False
 
+    @property
+    def draws(self) -> Draws:
+        return "with" if self.replacement else "without"
+
     def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]:
         parents, tokens, logw = _pairs(tree, law, beams)
         weights = np.exp(logw - logw.max())
@@ -149,6 +171,8 @@ class BeamSearch:
     """The `width` (beam, token) pairs with the largest joint weights; equal ones by beam, then token id."""
 
     width: int
+
+    draws: ClassVar[Draws] = "largest"
 
     def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]:
         parents, tokens, logw = _pairs(tree, law, beams)

@@ -9,8 +9,10 @@ Knows logits and numbers; refuses to know models, texts and decoders.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -114,40 +116,69 @@ class Warp:
     top_k: int = 0
     top_p: float = 1.0
 
+    @torch.inference_mode()
     def __call__(self, logits: torch.Tensor) -> Law:
-        """The law of logits [rows, vocabulary], any float type, any device."""
-        logits = logits.float()
+        """The law of logits [rows, vocabulary], any float type, any device; one transfer to the host."""
         vocabulary = logits.shape[-1]
-        if not self.top_k and self.top_p >= 1:
+        if not self.top_k:
+            return self._of_all(logits.float())
+        settings = (min(self.top_k, vocabulary), self.temperature, self.top_p)
+        found = _truncate(logits.device)(logits, *settings).cpu().numpy()
+        if found[:, -1].any():  # more ties than the margin holds
+            ranks = logits.float().sort(dim=-1, descending=True, stable=True)
+            found = ranked(ranks.values, ranks.indices, *settings).cpu().numpy()
+        k = settings[0]
+        return Law(found[:, :k].astype(np.int64), found[:, k : 2 * k])
+
+    def _of_all(self, logits: torch.Tensor) -> Law:
+        """Without top-k: over the whole vocabulary, or what top-p leaves of it."""
+        if self.top_p >= 1:
             return Law(None, torch.log_softmax(logits.double() / self.temperature, dim=-1).cpu().numpy())
-        if self.top_k:
-            values, ids = self._largest(logits, min(self.top_k, vocabulary))
-        else:
-            sorted_values, sorted_ids = logits.sort(dim=-1, descending=True, stable=True)
-            values, ids = sorted_values.cpu().numpy(), sorted_ids.cpu().numpy()
+        sorted_values, sorted_ids = logits.sort(dim=-1, descending=True, stable=True)
+        values, ids = sorted_values.cpu().numpy(), sorted_ids.cpu().numpy()
         logp = _log_softmax(values.astype(np.float64) / self.temperature)
-        if self.top_p < 1:
-            p = np.exp(logp)
-            logp = np.where(p.cumsum(axis=-1) - p < self.top_p, logp, -np.inf)
-            kept = int((logp > -np.inf).sum(axis=-1).max())
-            logp, ids = _log_softmax(logp[:, :kept]), ids[:, :kept]
+        p = np.exp(logp)
+        logp = np.where(p.cumsum(axis=-1) - p < self.top_p, logp, -np.inf)
+        kept = int((logp > -np.inf).sum(axis=-1).max())
+        logp, ids = _log_softmax(logp[:, :kept]), ids[:, :kept]
         order = ids.argsort(axis=-1)
         return Law(np.take_along_axis(ids, order, -1), np.take_along_axis(logp, order, -1))
 
-    @staticmethod
-    def _largest(logits: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Values and ids of the k largest logits a row, largest first, equal ones by id."""
-        found = logits.topk(min(k + TIE_MARGIN, logits.shape[-1]), dim=-1)
-        values, ids = found.values.cpu().numpy(), found.indices.cpu().numpy()
-        if values.shape[1] > k and (values[:, -1] == values[:, k - 1]).any():  # more ties than the margin holds
-            ordered = logits.sort(dim=-1, descending=True, stable=True)
-            return ordered.values[:, :k].cpu().numpy(), ordered.indices[:, :k].cpu().numpy()
-        if (values[:, 1:] == values[:, :-1]).any():
-            by_id = ids.argsort(axis=-1)
-            values, ids = np.take_along_axis(values, by_id, -1), np.take_along_axis(ids, by_id, -1)
-            by_value = (-values).argsort(axis=-1, kind="stable")
-            values, ids = np.take_along_axis(values, by_value, -1), np.take_along_axis(ids, by_value, -1)
-        return values[:, :k], ids[:, :k]
+
+def truncate(logits: torch.Tensor, k: int, temperature: float, top_p: float, margin: int = TIE_MARGIN) -> torch.Tensor:
+    """Laws of logits [rows, vocabulary] after temperature, top-k and top-p, without asking the host anything.
+
+    Returns:
+        float64 [rows, 2 k + 1]: k token ids, ascending; their log-probabilities, minus infinity for what top-p removed;
+        and whether so many logits tie at the edge of the top k that the right ones among them are not known.
+    """
+    values, ids = torch.topk(logits.float(), min(k + margin, logits.shape[-1]), dim=-1)
+    # Largest first, equal ones by id: topk itself promises no order among these.
+    ids, order = torch.sort(ids, dim=-1)
+    values, order = torch.sort(values.gather(-1, order), dim=-1, descending=True, stable=True)
+    return ranked(values, ids.gather(-1, order), k, temperature, top_p)
+
+
+def ranked(values: torch.Tensor, ids: torch.Tensor, k: int, temperature: float, top_p: float) -> torch.Tensor:
+    """As `truncate`, from logits and ids of at least k tokens a row, largest first, equal ones by id."""
+    unsure = values[:, -1:] == values[:, k - 1 : k] if values.shape[-1] > k else torch.zeros_like(values[:, :1])
+    logp = torch.log_softmax(values[:, :k].double() / temperature, dim=-1)
+    if top_p < 1:
+        p = logp.exp()
+        logp = logp.masked_fill(p.cumsum(-1) - p >= top_p, float("-inf"))
+        logp = torch.log_softmax(logp, dim=-1)
+    ids, order = torch.sort(ids[:, :k], dim=-1)
+    return torch.cat([ids.double(), logp.gather(-1, order), unsure.double()], dim=-1)
+
+
+@cache
+def _truncate(device: torch.device) -> Callable[..., torch.Tensor]:
+    """`truncate`, on a CPU as TorchScript: twenty small operations cost more in Python than by themselves."""
+    if device.type != "cpu":
+        return truncate
+    with warnings.catch_warnings():  # TorchScript is deprecated, and nothing else is as fast to begin
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(truncate)
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:

@@ -14,10 +14,11 @@ import torch
 from mtad.clock import Mark
 from mtad.decoder import Decoder, RoundDecoder
 from mtad.ending import Detokenise, Limits
+from mtad.feeds import Feed, Model
 from mtad.generate import generate, next_round
 from mtad.law import Sampling
 from mtad.luck import Luck
-from mtad.session import Feed, Model, Session
+from mtad.session import Session
 
 TRIALS = 32
 

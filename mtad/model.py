@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from mtad.cache import Aim, TreeCache
+from mtad.cache import TreeCache
 from mtad.clock import Mark, mark
+from mtad.feeds import Feed, Together
+from mtad.fused import Drafts, Program
+from mtad.growth import Growth
 from mtad.recorded import CannotRecordError, Eager, Forward, Graphs, Mode, Step, Traced
-from mtad.session import Feed
 
 # How far a logit may move when the same text is read in another shape, by the type of the weights; measured on the
 # embedded pair and tiny random models (tests/test_session.py holds the models to it).
@@ -41,18 +43,18 @@ class CausalModel:
         vocabulary: how many logits are real; padded rows of the embedding are sliced off.
         max_positions: the longest text that it takes, in tokens.
         tolerance: see `TOLERANCE`.
-        fallback: why forwards are not recorded although that was asked for, or None.
     """
 
     def __init__(self, lm: PreTrainedModel, vocabulary: int, rows: int = 1, engine: Mode = "auto") -> None:
-        self.lm = lm.eval()
+        self.lm = lm.eval().requires_grad_(False)  # a trace would keep what gradients need
         self.vocabulary = vocabulary
         self.max_positions: int = lm.config.max_position_embeddings
         self.tolerance = TOLERANCE.get(lm.dtype, 0.5)
         self.cache = TreeCache(_devices_of_layers(lm), rows)
-        self.fallback: str | None = None
+        self._fallback: str | None = None
         self._forward: Forward = Eager(Step(lm, self.cache))
         self._to_record = engine != "eager"
+        self._programs: dict[Growth, Program] = {}
 
     @property
     def device(self) -> torch.device:
@@ -64,12 +66,14 @@ class CausalModel:
         """What runs the forwards of rounds: "eager", "traced" (TorchScript) or "graphs" (of CUDA)."""
         return self._forward.name
 
-    def record(self) -> None:
-        """Record the forward, where that was asked for and not done yet; a prompt must have been read before.
+    @property
+    def fallback(self) -> str | None:
+        """What runs eagerly although recording was asked for, and why; or None."""
+        return self._fallback or self._forward.fallback
 
-        The first forward of a round does it by itself.
-        """
-        if not self._to_record:
+    def record(self) -> None:
+        """Record the forward, where that was asked for and not done yet, and the cache exists: after a first read."""
+        if not self._to_record or not self.cache.slabs:
             return
         self._to_record = False
         step = self._forward.step
@@ -79,51 +83,50 @@ class CausalModel:
             graphs = self.device.type == "cuda"
             self._forward = Graphs(step) if graphs else Traced(step, tuple(self.cache.slabs.values()))
         except CannotRecordError as error:
-            self.fallback = f"forwards run eagerly: {error}"
+            self._fallback = f"forwards run eagerly: {error}"
 
     @torch.inference_mode()
     def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
         """One forward; shorter feeds are padded on the right, and rows between those of the feeds idle along."""
-        if self._to_record and self.cache.slabs:
-            self.record()
+        self.record()
         return self._run(self._forward, feeds)
 
     @torch.inference_mode()
     def prefill(self, feeds: Sequence[Feed]) -> None:
-        """A forward whose logits nobody wants, of a shape that is not worth recording."""
+        """A forward for its keys alone, of a shape that is not worth recording."""
         self._run(Eager(self._forward.step), feeds)
 
     def _run(self, forward: Forward, feeds: Sequence[Feed]) -> list[torch.Tensor]:
-        cache, device = self.cache, self.device
-        self.reserve(max(feed.start + len(feed.tokens) for feed in feeds))
+        self.reserve(max(feed.end for feed in feeds))
+        end = forward.end(max(feed.end for feed in feeds), self.cache.capacity)
         new = forward.size(max(len(feed.tokens) for feed in feeds))
-        end = forward.end(max(feed.start + len(feed.tokens) for feed in feeds), cache.capacity)
-        first = min(feed.row for feed in feeds)
-        rows = max(feed.row for feed in feeds) - first + 1
-        tokens = np.zeros((rows, new), dtype=np.int64)
-        positions = np.zeros((rows, new), dtype=np.int64)
-        places = np.empty((rows, new), dtype=np.int64)
-        places[:] = np.arange(1, rows + 1)[:, None] * cache.capacity - 1  # padding goes to the last position
-        sees = np.zeros((rows, new, end), dtype=bool)
-        sees[:, :, 0] = True  # padding sees something finite, since a row of nothing would be NaN
-        for feed in feeds:
-            n, row, known = len(feed.tokens), feed.row - first, feed.known
-            tokens[row, :n] = feed.tokens
-            positions[row, :n] = feed.positions
-            at = row * cache.capacity + feed.start
-            places[row, :n] = range(at, at + n)
-            sees[row, :n, :known] = True
-            sees[row, :n, known : known + feed.sees.shape[1]] = feed.sees
-        inputs = tokens, positions, places.ravel(), sees
-        cache.aim = Aim(_NOTHING, _NOTHING, cache.part(first, rows), first, rows)
-        logits = forward(
-            tuple(_to(array, device) for array in inputs),  # type: ignore[arg-type]  # four of them
-            tuple(cache.aim.slabs.values()),
-        )
+        batch = Together.of(feeds, new, end, self.cache.capacity)
+        logits = forward(forward.step, batch.inputs(self.device), self.cache.take_aim(batch.first, batch.rows))
         return [
-            logits[feed.row - first, len(feed.tokens) - feed.keep : len(feed.tokens), : self.vocabulary]
+            logits[feed.row - batch.first, len(feed.tokens) - feed.keep : len(feed.tokens), : self.vocabulary]
             for feed in feeds
         ]
+
+    def grows(self) -> bool:
+        """Whether `grow` is worth calling: not before the cache exists, and not for a model that runs eagerly."""
+        self.record()
+        return self.engine != "eager"
+
+    @torch.inference_mode()
+    def grow(self, feeds: Sequence[Feed], growth: Growth, uniforms: Sequence[np.ndarray]) -> Drafts:
+        """Draft for several texts at once, without asking the host between the levels; one transfer at the end.
+
+        Args:
+            feeds: of each text what has not been read of it, its last token at least.
+            growth: with a top-k in its warp.
+            uniforms: for each text float64 [levels, growth.width].
+        """
+        levels = max(map(len, uniforms))
+        self.reserve(max(feed.end for feed in feeds) + (levels - 1) * growth.width)
+        program = self._programs.get(growth)
+        if program is None:
+            program = self._programs[growth] = Program(self._forward.step, growth, self.vocabulary)
+        return program(self._forward, self.cache, feeds, uniforms, self.device)
 
     def move(self, row: int, sources: list[int], start: int) -> None:
         """Move accepted cache entries to where the text goes on."""
@@ -186,15 +189,6 @@ class CausalModel:
             input_ids=ids, position_ids=places, attention_mask=mask, use_cache=False, logits_to_keep=keep
         ).logits
         return [logits[i, keep - len(output) :, : self.vocabulary] for i, (_, output) in enumerate(texts)]
-
-
-_NOTHING = torch.zeros(0)
-
-
-def _to(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """On the device, without waiting for it."""
-    tensor = torch.from_numpy(array)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _devices_of_layers(lm: PreTrainedModel) -> list[torch.device]:

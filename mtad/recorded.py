@@ -21,7 +21,7 @@ from mtad.cache import STEP, Aim, TreeCache
 Mode = Literal["auto", "recorded", "eager"]
 SIZES = (1, 2, 4, 5, 8, 9, 16, 32, 64)  # new tokens of a text in a forward; larger ones are read eagerly on a GPU
 WARM_UPS = 3  # before a CUDA graph is captured, as its documentation asks for
-Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+Tensors = tuple[torch.Tensor, ...]
 
 
 class CannotRecordError(Exception):
@@ -63,10 +63,11 @@ class Step(nn.Module):
 
 
 class Forward(Protocol):
-    """What runs a `Step`."""
+    """What runs a `Step`, and what is built around one."""
 
     name: str
     step: Step
+    fallback: str | None  # what runs eagerly all the same, and why
 
     def size(self, new: int) -> int:
         """How many new tokens a text is padded to."""
@@ -74,8 +75,8 @@ class Forward(Protocol):
     def end(self, positions: int, capacity: int) -> int:
         """How many positions the forward attends to, at least `positions`."""
 
-    def __call__(self, inputs: Inputs, slabs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """The step's logits; valid until the next call."""
+    def __call__(self, module: nn.Module, inputs: Tensors, slabs: Tensors) -> Any:
+        """What ``module(*inputs, *slabs)`` returns: a tensor, or a tuple of them."""
 
     def forget(self) -> None:
         """The cache was allocated anew."""
@@ -85,6 +86,7 @@ class Eager:
     """The model as it is."""
 
     name = "eager"
+    fallback: str | None = None
 
     def __init__(self, step: Step) -> None:
         self.step = step
@@ -95,30 +97,41 @@ class Eager:
     def end(self, positions: int, capacity: int) -> int:
         return positions
 
-    def __call__(self, inputs: Inputs, slabs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return self.step(*inputs, *slabs)
+    def __call__(self, module: nn.Module, inputs: Tensors, slabs: Tensors) -> Any:
+        return module(*inputs, *slabs)
 
     def forget(self) -> None:
         pass
 
 
 class Traced(Eager):
-    """A trace by TorchScript, which records sizes as operations too, and so serves all shapes."""
+    """Traces by TorchScript, which records sizes as operations too, so that one serves all shapes but for one new
+    token: transformers' attention takes another way then.
+    """
 
     name = "traced"
 
-    def __init__(self, step: Step, slabs: tuple[torch.Tensor, ...]) -> None:
+    def __init__(self, step: Step, slabs: Tensors) -> None:
         """Raises CannotRecordError, also where the trace computes something else than the model at another shape."""
         super().__init__(step)
-        self._run = trace(step, (*_trial(step, slabs, 1, 2)[0], *_trial(step, slabs, 1, 2)[1]))
-        for batch, new in ((1, 1), (1, 5), (2, 3)):
-            inputs, scratch = _trial(step, slabs, batch, new)
-            found, expected = self._run(*inputs, *scratch), step(*inputs, *scratch)
+        self._traces: dict[tuple[nn.Module, bool], Callable[..., Any]] = {}
+        for batch, new in ((1, 1), (1, 2), (1, 5), (2, 3), (2, 1)):
+            inputs = _trial(step, slabs, batch, new)
+            if (step, new == 1) not in self._traces:
+                self._traces[step, new == 1] = trace(step, inputs)
+            found, expected = self._traces[step, new == 1](*inputs), step(*inputs)
             if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
                 raise CannotRecordError(f"its trace differs from the model at {batch} x {new} tokens")
 
-    def __call__(self, inputs: Inputs, slabs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return self._run(*inputs, *slabs)
+    def __call__(self, module: nn.Module, inputs: Tensors, slabs: Tensors) -> Any:
+        key = module, inputs[0].shape[1] == 1
+        if key not in self._traces:
+            try:
+                self._traces[key] = trace(module, (*inputs, *slabs))
+            except CannotRecordError as error:
+                self._traces[key] = module
+                self.fallback = f"drafts run eagerly: {error}"
+        return self._traces[key](*inputs, *slabs)
 
 
 class Graphs(Eager):
@@ -128,7 +141,7 @@ class Graphs(Eager):
 
     def __init__(self, step: Step) -> None:
         super().__init__(step)
-        self._graphs: dict[object, tuple[torch.cuda.CUDAGraph, Inputs, torch.Tensor]] = {}
+        self._graphs: dict[object, tuple[torch.cuda.CUDAGraph, Tensors, Any]] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
     def size(self, new: int) -> int:
@@ -137,40 +150,38 @@ class Graphs(Eager):
     def end(self, positions: int, capacity: int) -> int:
         return min(capacity, -(-positions // STEP) * STEP)
 
-    def __call__(self, inputs: Inputs, slabs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def __call__(self, module: nn.Module, inputs: Tensors, slabs: Tensors) -> Any:
         if inputs[0].shape[1] not in SIZES:
-            return super().__call__(inputs, slabs)
-        key = (inputs[3].shape, *(slab.data_ptr() for slab in slabs))
+            return module(*inputs, *slabs)
+        key = (module, *(given.shape for given in inputs), *(slab.data_ptr() for slab in slabs))
         if key not in self._graphs:
-            self._graphs[key] = self._capture(inputs, slabs)
-        graph, static, logits = self._graphs[key]
+            self._graphs[key] = self._capture(module, inputs, slabs)
+        graph, static, output = self._graphs[key]
         for ours, given in zip(static, inputs, strict=True):
             ours.copy_(given, non_blocking=True)
         graph.replay()
-        return logits.clone()  # the next replay writes there
+        # Copies, for the next replay writes there.
+        return output.clone() if isinstance(output, torch.Tensor) else tuple(each.clone() for each in output)
 
     def forget(self) -> None:
         self._graphs.clear()
 
-    def _capture(
-        self, inputs: Inputs, slabs: tuple[torch.Tensor, ...]
-    ) -> tuple[torch.cuda.CUDAGraph, Inputs, torch.Tensor]:
+    def _capture(self, module: nn.Module, inputs: Tensors, slabs: Tensors) -> tuple[torch.cuda.CUDAGraph, Tensors, Any]:
         """The trial forwards write what the replay will write, at the same places."""
-        tokens, positions, places, sees = (given.clone() for given in inputs)
-        static = (tokens, positions, places, sees)
+        static = tuple(given.clone() for given in inputs)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UPS):
-                self.step(*static, *slabs)
+                module(*static, *slabs)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            logits = self.step(*static, *slabs)
-        return graph, static, logits
+            output = module(*static, *slabs)
+        return graph, static, output
 
 
-def trace(function: nn.Module, example: tuple[torch.Tensor, ...]) -> Callable[..., Any]:
+def trace(function: nn.Module, example: Tensors) -> Callable[..., Any]:
     """The function as TorchScript. Raises CannotRecordError."""
     try:
         with warnings.catch_warnings():  # of sizes taken for constants: shapes are tried instead
@@ -180,20 +191,17 @@ def trace(function: nn.Module, example: tuple[torch.Tensor, ...]) -> Callable[..
         raise CannotRecordError(f"{type(error).__name__} while it was traced") from error
 
 
-def _trial(
-    step: Step, slabs: tuple[torch.Tensor, ...], batch: int, new: int
-) -> tuple[Inputs, tuple[torch.Tensor, ...]]:
-    """Inputs for a forward over a small cache of their own."""
+def _trial(step: Step, slabs: Tensors, batch: int, new: int) -> Tensors:
+    """Arguments for a forward over a small cache of their own."""
     old, capacity = 3, 16
     generator = torch.Generator().manual_seed(0)
-    device = slabs[0].device
-    tokens = torch.randint(step.lm.config.vocab_size, (batch, new), generator=generator).to(device)
-    positions = torch.arange(old, old + new, device=device).repeat(batch, 1)
-    places = (positions + torch.arange(batch, device=device)[:, None] * capacity).flatten()
-    sees = torch.ones(new, old + new, dtype=torch.bool, device=device).tril(old).repeat(batch, 1, 1)
+    tokens = torch.randint(step.lm.config.vocab_size, (batch, new), generator=generator)
+    positions = torch.arange(old, old + new).repeat(batch, 1)
+    places = (positions + torch.arange(batch)[:, None] * capacity).flatten()
+    sees = torch.ones(new, old + new, dtype=torch.bool).tril(old).repeat(batch, 1, 1)
     scratch = []
     for slab in slabs:
         layers, two, _, heads, size = slab.shape
         kept = torch.randn((layers, two, batch * capacity, heads, size), generator=generator)
-        scratch.append(kept.to(slab.device, slab.dtype))
-    return (tokens, positions, places, sees), tuple(scratch)
+        scratch.append(kept.to(slab.dtype))
+    return tokens, positions, places, sees, *scratch

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import pairwise
 
 import numpy as np
 import torch
 
-from mtad.clock import Mark, Span
+from mtad.clock import Span
 from mtad.counts import Counts
+from mtad.feeds import Feed, Growing, Model
+from mtad.growth import Drafted, Grown, Growth
 from mtad.law import RAW, Law, Warp
 from mtad.tree import Tree
 
@@ -28,54 +30,7 @@ PREFILL_CHUNK = 512
 SLOTS = 64  # room for the paths of so many read nodes; doubled at need
 TREE_ROOM = 256  # cache positions reserved for the trees of a round; larger ones make the cache grow on the way
 
-
-@dataclass(frozen=True)
-class Feed:
-    """New tokens of one text for one forward.
-
-    Attributes:
-        row: the text's row of the cache.
-        start: cache position of the first new token; the others follow.
-        tokens: the new token ids, n of them.
-        positions: their positions in the text (equal for siblings), n.
-        known: how many cache positions, from the first on, all of them attend to.
-        sees: bool [n, start + n - known]: which of the others each attends to, itself included.
-        keep: for how many of the last tokens logits are wanted.
-    """
-
-    row: int
-    start: int
-    tokens: list[int]
-    positions: list[int]
-    known: int
-    sees: np.ndarray
-    keep: int
-
-
-class Model(Protocol):
-    """What a session needs of a model: a causal LM with a cache that is addressed by row and position."""
-
-    max_positions: int
-    vocabulary: int
-    tolerance: float  # how far a logit may move when the same text is read in another shape
-
-    def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
-        """One forward for all feeds; for each the logits [keep, vocabulary] after its last `keep` tokens."""
-
-    def prefill(self, feeds: Sequence[Feed]) -> None:
-        """A forward for its keys alone."""
-
-    def move(self, row: int, sources: list[int], start: int) -> None:
-        """Move cache entries `sources` of `row` to `start`, `start` + 1, ..."""
-
-    def reserve(self, positions: int) -> None:
-        """Make room for so many cache positions a row now, so that no timed forward has to."""
-
-    def synchronise(self) -> None:
-        """Wait until the device has done all it was asked for."""
-
-    def mark(self) -> Mark:
-        """The present point in the device's time, without waiting for it."""
+_NOTHING = np.zeros((0, 0))
 
 
 class Session:
@@ -208,6 +163,34 @@ class Session:
         self._kept = len(self.text)
         self._chunks.append(logits)
 
+    def feed_root(self) -> Feed:
+        """What has to be computed for the law after the text, its last token at least; drops what was read before."""
+        self._kept = min(self._kept, len(self.text) - 1)
+        self.version += 1
+        self._forget()
+        feed = self.feed(Tree())
+        assert feed is not None
+        return feed
+
+    def receive_draft(self, grown: Grown) -> None:
+        """Take the logits of the text's end, and of the nodes of all levels but the last, void ones included."""
+        self._kept = len(self.text)
+        self._chunks = grown.logits
+        (levels, width), above = grown.tokens.shape, [0]
+        while len(self._paths) <= levels * width:
+            self._paths = np.pad(self._paths, (0, len(self._paths)))
+        for level in range(levels - 1):
+            slots = range(1 + level * width, 1 + (level + 1) * width)
+            parents = [above[parent] for parent in grown.parents[level].tolist()]
+            self._paths[slots] = self._paths[parents]
+            self._paths[slots, range(slots.start - 1, slots.stop - 1)] = True
+            self._depths += [level + 1] * width
+            void = grown.scores[level] == -np.inf
+            for slot, *key, nothing in zip(slots, parents, grown.tokens[level].tolist(), void.tolist(), strict=True):
+                if not nothing:
+                    self._slots.setdefault((key[0], key[1]), slot)
+            above = list(slots)
+
     def chunks(self, start: int) -> list[torch.Tensor]:
         """Logits by chunk of reading, from chunk number `start` on; rows in order of slots."""
         return self._chunks[start:]
@@ -230,7 +213,7 @@ class Reader:
         self._chunks = 0
         self._rows = 0
         self._ids: np.ndarray | None = None
-        self._logp = np.zeros((0, 0))
+        self._logp = _NOTHING
 
     def read(self, tree: Tree) -> Read:
         """Ask for the law after every node of `tree`: ``law = yield reader.read(tree)``."""
@@ -245,6 +228,7 @@ class Reader:
         """The law after every node of a tree whose read has been served."""
         if self._version != self.session.version:
             self._version, self._chunks, self._rows = self.session.version, 0, 0
+            self._ids, self._logp = None, _NOTHING
         for chunk in self.session.chunks(self._chunks):
             self._append(self.warp(chunk))
             self._chunks += 1
@@ -255,6 +239,9 @@ class Reader:
 
     def _append(self, law: Law) -> None:
         """Add rows to the table, whose capacity and width grow by doubling and by need."""
+        if not self._rows:  # the common case: all of it was read at once
+            self._rows, self._ids, self._logp = len(law), law.ids, law.logp
+            return
         end, width = self._rows + len(law), max(law.logp.shape[1], self._logp.shape[1])
         if end > len(self._logp) or width > self._logp.shape[1]:
             rows = max(end, 2 * len(self._logp))
@@ -282,15 +269,28 @@ class Read:
     tree: Tree
 
 
+@dataclass(frozen=True)
+class Grow(Read):
+    """A request for a whole draft below the text, answered by `Drafted`; or, where the model cannot, as `Read` is.
+
+    Attributes:
+        growth: how its levels are chosen.
+        uniforms: float64 [levels, growth.width].
+    """
+
+    growth: Growth
+    uniforms: np.ndarray
+
+
 def serve(reads: Sequence[Read]) -> list[Law]:
     """Answer reads of any number of texts, those of one model by one forward; laws in the order of the reads."""
     if len({id(read.reader.session) for read in reads}) < len(reads):
         raise ValueError("a session waits for one read at a time")
+    drafted = _serve_drafts([read for read in reads if isinstance(read, Grow)])
     feeds: dict[int, list[tuple[Session, Feed]]] = {}
     for read in reads:
         session = read.reader.session
-        feed = session.feed(read.tree)
-        if feed is not None:
+        if id(read) not in drafted and (feed := session.feed(read.tree)):
             feeds.setdefault(id(session.model), []).append((session, feed))
     for group in feeds.values():
         model = group[0][0].model
@@ -300,4 +300,28 @@ def serve(reads: Sequence[Read]) -> list[Law]:
         for (session, feed), rows in zip(group, logits, strict=True):
             session.receive(rows)
             session.counts.forward(len(feed.tokens), span)
-    return [read.reader.law(read.tree) for read in reads]
+    return [drafted.get(id(read)) or read.reader.law(read.tree) for read in reads]
+
+
+def _serve_drafts(reads: Sequence[Grow]) -> dict[int, Drafted]:
+    """Answers by id of the read, as far as models can; what is left out is to be answered as a read."""
+    groups: dict[tuple[int, Growth], list[Grow]] = {}
+    for read in reads:
+        model = read.reader.session.model
+        if isinstance(model, Growing) and model.grows():
+            groups.setdefault((id(model), read.growth), []).append(read)
+    answers = {}
+    for (_, growth), group in groups.items():
+        model = group[0].reader.session.model
+        assert isinstance(model, Growing)
+        feeds = [read.reader.session.feed_root() for read in group]
+        found = model.grow(feeds, growth, [read.uniforms for read in group])
+        spans = [Span(start, end, 1 / len(group)) for start, end in pairwise(found.marks)]
+        for read, feed, grown in zip(group, feeds, found.each, strict=True):
+            session = read.reader.session
+            session.receive_draft(grown)
+            for level, span in zip(range(len(read.uniforms)), spans, strict=False):
+                session.counts.forward(growth.width if level else len(feed.tokens), span)
+            if grown.sure:
+                answers[id(read)] = grown.draft(growth.eos)
+    return answers

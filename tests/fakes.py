@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
+from mtad.feeds import Feed
 from mtad.model import CausalModel
-from mtad.session import Feed
 
 VOCABULARY = 60  # of the tiny random models, whose embeddings have four padded rows more
 

@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 from experiments.build import build
 from mtad.decoder import Decoder, Engine
 from mtad.ending import Limits
+from mtad.feeds import Model
 from mtad.generate import Output, generate
 from mtad.law import Sampling
 from mtad.luck import Luck
-from mtad.session import Model, Session
+from mtad.session import Session
 
 CONF = Path(__file__).parents[1] / "conf"
 PURE = Sampling(temperature=1.0, top_k=0, top_p=1.0)

@@ -24,11 +24,12 @@ from experiments.approximation import (
     was_cut,
 )
 from experiments.approximation_pass import decided as rounds_of
+from mtad.feeds import Model
 from mtad.generate import Output
 from mtad.law import Sampling
 from mtad.mjgd import Mjgd
 from mtad.mtad import Mmtad, Mtad
-from mtad.session import Model, Session
+from mtad.session import Session
 from tests.fakes import TableModel, llama, noisy
 from tests.helpers import write
 

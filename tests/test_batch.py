@@ -13,11 +13,12 @@ from experiments.batch_equal import first_difference
 from mtad.batch import Batch, Start, write_batch
 from mtad.decoder import Decoder, RoundDecoder
 from mtad.ending import Limits
+from mtad.feeds import Model
 from mtad.generate import Output, writing
 from mtad.law import Sampling
 from mtad.luck import Luck
 from mtad.margin import decided, varies
-from mtad.session import Model, Session
+from mtad.session import Session
 from tests.fakes import TableModel, llama, noisy
 from tests.helpers import DECODERS, PURE, from_yaml, spell, write
 

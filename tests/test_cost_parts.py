@@ -19,12 +19,13 @@ from experiments.cost.reads import BURST, Curve, branching, check_room, mean_con
 from mtad.decoder import Rounds, Text
 from mtad.ending import Limits
 from mtad.errors import UserError
+from mtad.feeds import Feed
 from mtad.generate import writing
 from mtad.law import RAW
 from mtad.loading import Pair
 from mtad.luck import Luck
 from mtad.model import CausalModel
-from mtad.session import Feed, Reader, Session, serve
+from mtad.session import Reader, Session, serve
 from tests.fakes import TableModel, llama, opt
 from tests.helpers import PURE, spell
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines.autoregressive import Autoregressive
+from mtad.feeds import Model
 from mtad.law import Sampling, Warp
 from mtad.mjgd import Mjgd
-from mtad.session import Model
 from tests.fakes import ContextModel, StubModel, TableModel, llama, noisy
 from tests.helpers import write
 

@@ -23,8 +23,9 @@ from time import perf_counter
 import numpy as np
 
 from mtad.errors import UserError
+from mtad.feeds import Model
 from mtad.law import Warp
-from mtad.session import Model, Reader, Session, serve
+from mtad.session import Reader, Session, serve
 from mtad.tree import ROOT, Tree
 
 BRANCHES = 8  # chains side by side in a timed tree, so that even 64 nodes need few positions of the text
