@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import batch_pass, process, runner
+from experiments import process, runner
 from experiments.batch_equal import UNEXPLAINED
 from experiments.batch_figures import batches
 from experiments.batch_windows import ENGINE, Asked, arranged, batch_sizes
 from experiments.journal import Row
 from experiments.stopping import Stopped, stoppable
 from experiments.table_batches import batch_notes, batch_tables
+from mtad.batch import write_batch
 from mtad.errors import UserError
 from mtad.session import Session
 from tests.test_passes import files, lines
@@ -68,16 +69,15 @@ def test_a_run_measures_windows_once_and_goes_on_after_a_kill(
 def test_a_signal_in_a_window_ends_the_run_and_the_window_is_none(
     saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = batch_pass.write_batch
     begun: list[int] = []
 
     def told(queue: Any, rows: list[tuple[Session, Session]], *clock: Any) -> Any:
         begun.append(len(rows))
         if len(begun) == 4:  # two cells are warmed up before
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(queue, rows, *clock)
+        return write_batch(queue, rows, *clock)
 
-    monkeypatch.setattr(batch_pass, "write_batch", told)
+    monkeypatch.setattr("experiments.batch_pass.write_batch", told)
     few = ("limit=2", "reference=[]", "batch_size=2")
     with pytest.raises(SystemExit), stoppable():
         runner.run(toy_settings(saved_pair, tmp_path, *few))
