@@ -122,7 +122,7 @@ def test_what_cannot_be_drawn_is_one_line(changes: dict[str, Any], message: str)
 
 
 def test_random_weights_are_no_judge() -> None:
-    with pytest.raises(UserError, match="judge.weights=random: only weights that were trained can judge"):
+    with pytest.raises(UserError, match=r"judge.weights=random: only weights that were trained can judge"):
         find_judge(drawn("JackFram/llama-68m"), CPU)
 
 
