@@ -92,7 +92,7 @@ def _kept(overrides: Sequence[str]) -> list[str]:
 
 
 def _measure(record: Record, settings: Settings, options: BenchOptions, sections: Sequence[str]) -> None:
-    name = settings.model + (", random weights" if texts.is_random(settings) else "")
+    name = settings.model
     for section in sections:
         if record.has(name, section):
             say(f"{name}: {section} are there already (--fresh measures them again)")
