@@ -80,12 +80,17 @@ class Cascades:
 
     def _kept(self, p: np.ndarray, q: np.ndarray) -> np.ndarray:
         """Whether the rule keeps each token, bool [tokens]."""
-        by_rule = {
-            "tokenv3": p >= (1 - self.alpha) * p.max(),
-            "tokenv2": p >= p.max() - self.alpha,
-            "tokenv1": q >= p.max() - self.alpha,
-            "chow": q.max() >= 1 - self.alpha,
-            "diff": q.max() >= p.max() - self.alpha,
-            "opt": q.max() >= p.max() - self.alpha * np.maximum(q - p, 0.0).sum(),
-        }
-        return np.broadcast_to(by_rule[self.rule], p.shape)
+        match self.rule:
+            case "tokenv3":
+                return np.asarray(p >= (1 - self.alpha) * p.max())
+            case "tokenv2":
+                return np.asarray(p >= p.max() - self.alpha)
+            case "tokenv1":
+                return np.asarray(q >= p.max() - self.alpha)
+            case "chow":
+                least = 1 - self.alpha
+            case "diff":
+                least = p.max() - self.alpha
+            case "opt":
+                least = p.max() - self.alpha * np.maximum(q - p, 0.0).sum()
+        return np.full(p.shape, q.max() >= least)

@@ -83,7 +83,9 @@ class Fly:
         chain, q = drafted.tree, drafted.law
         p = yield target.read(chain)
         native, ahead = self._matches(text, chain, p, q)
-        undecided = [entropy(p, node, self.entropy) >= self.threshold for node in range(len(native))]
+        undecided = [
+            not matches and entropy(p, node, self.entropy) >= self.threshold for node, matches in enumerate(native)
+        ]
         node = forgiven(native, ahead, undecided, self.window)
 
         def last(uniform: float) -> int:

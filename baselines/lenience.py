@@ -27,17 +27,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from scipy.optimize import bisect
 
-from baselines.speculative import verify
-from mtad.decoder import Round, Rounds, Text
+from baselines.specinfer import draw, residual
+from mtad.decoder import Round, Rounds, Source, Text
 from mtad.drafting import BeamSearch, OneEach, grow
 from mtad.errors import UserError
 from mtad.law import Law, side_by_side
 from mtad.options import at_least, one_of
+from mtad.rounds import close
 from mtad.session import Reader
 from mtad.tree import Tree
 
@@ -141,28 +143,20 @@ def verify_blend(text: Text, chain: Tree, p: Law, q: Law, blend: Blend, choice: 
     """Token-wise verification of a chain drawn from q, so that what is emitted has the law blend(p, q).
 
     After the last node q has no row, so there the law is p. Under greedy sampling every law is the point at the chosen
-    token (after the last node: at the most probable one).
+    token (after the last node: at the most probable one). Laws are blended only as far as tokens are accepted.
     """
-    rows = []
     for node in range(len(chain) - 1):
         tokens, of_p, of_q = side_by_side(p, q, node)
-        if text.greedy:
-            rows.append((tokens[[choice(of_p, of_q)]], np.ones(1)))
-        else:
-            rows.append((tokens, blend(of_p, of_q)))
+        pi = point(choice(of_p, of_q), len(tokens)) if text.greedy else blend(of_p, of_q)
+        place = int(np.searchsorted(tokens, chain.tokens[node + 1]))
+        if text.luck.accept(text.start + node, text.start) >= pi[place] / of_q[place]:
+            return close(text, chain, node, partial(draw, tokens, residual(pi, of_q)), Source.CORRECTED)
     last = len(chain) - 1
-    tokens, logp = p.row(last)
-    rows.append((np.array([p.best(last)]), np.ones(1)) if text.greedy else (tokens, np.exp(logp)))
-    return verify(text, chain, _stack(rows), q)
+    return close(text, chain, last, lambda uniform: p.best(last) if text.greedy else p.draw(last, uniform))
 
 
-def _stack(rows: list[tuple[np.ndarray, np.ndarray]]) -> Law:
-    """The law of rows of (token ids, ascending; probabilities), padded to the widest."""
-    width = max(len(tokens) for tokens, _ in rows)
-    ids = np.full((len(rows), width), np.iinfo(np.int64).max)
-    probabilities = np.zeros((len(rows), width))
-    for row, (tokens, values) in enumerate(rows):
-        ids[row, : len(tokens)] = tokens
-        probabilities[row, : len(tokens)] = values
-    with np.errstate(divide="ignore"):
-        return Law(ids, np.log(probabilities))
+def point(place: int, tokens: int) -> np.ndarray:
+    """The law over so many tokens that is sure of one, float64 [tokens]."""
+    law = np.zeros(tokens)
+    law[place] = 1.0
+    return law

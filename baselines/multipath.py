@@ -96,10 +96,18 @@ def traverse(tree: Tree, p: Law, q: Law, uniform: Callable[[int], float], replac
         uniform: that of a node's own test; the root needs none.
     """
 
+    def accepted(node: int, w: float) -> bool:
+        return node == ROOT or uniform(node) < w
+
     def settle(node: int, w: float) -> End | None:
         """The accepted node among `node` and those below it, if any, given the weight of `node`."""
         children = tree.children(node)
-        tokens, left, drawn = side_by_side(p, q if children else p, node)
+        if not children:
+            if not accepted(node, w):
+                return None
+            tokens, logp = p.row(node)
+            return End(node, tokens, np.exp(logp))
+        tokens, left, drawn = side_by_side(p, q, node)
         for child in children:
             x = int(np.searchsorted(tokens, tree.tokens[child]))
             end = settle(child, min(1.0, w * float(left[x] / drawn[x])))
@@ -111,7 +119,7 @@ def traverse(tree: Tree, p: Law, q: Law, uniform: Callable[[int], float], replac
             if not replacement:
                 drawn[x] = 0.0
                 drawn /= drawn.sum() or 1.0
-        return End(node, tokens, left) if node == ROOT or uniform(node) < w else None
+        return End(node, tokens, left) if accepted(node, w) else None
 
     end = settle(ROOT, 1.0)
     assert end is not None  # the root's weight stays 1

@@ -72,8 +72,8 @@ class SpecTr:
             rho = optimal_divisor(at_p, at_q, k) if self.divisor == "optimal" else float(k)
             places = np.searchsorted(tokens, [tree.tokens[candidate] for candidate in candidates])
             ratio = at_p[places] / (rho * at_q[places])
-            uniforms = [text.luck.accept(text.start + tree.depths[node], text.start, index) for index in range(k)]
-            chosen = next((place for place, u, r in zip(places, uniforms, ratio, strict=True) if u < r), None)
+            uniforms = (text.luck.accept(text.start + tree.depths[node], text.start, index) for index in range(k))
+            chosen = next((place for place, r, u in zip(places, ratio, uniforms, strict=True) if u < r), None)
             if chosen is None:
                 return close(text, tree, node, partial(draw, tokens, residual(at_p, at_q, k, rho)), Source.CORRECTED)
             agreeing = [candidates[index] for index in np.flatnonzero(places == chosen)]

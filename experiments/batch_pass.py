@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from math import ceil
 from time import perf_counter
 from typing import Any
 
@@ -64,7 +65,9 @@ def measure_batches(process: Process) -> None:
     for name, reason in asked.left_out.items():
         say(f"{name} is left out of the batches: {reason}")
     sizes = ", ".join(map(str, asked.sizes))
-    say(f"batches of {sizes}: {len(missing)} windows of {len(windows[0])} texts or so for each variant")
+    texts = f"{len(missing)} windows of {len(windows[0])} texts or so for each variant"
+    minutes = _most_seconds(Timed(rows), [windows[number] for number in missing], asked) / 60
+    say(f"batches of {sizes}: {texts}, at most about {minutes:.{0 if minutes >= 10 else 1}f} min")
     batches = BatchPass(process, asked, rows)
     batches.warm_up(windows[missing[0]])
     process.begin()
@@ -73,6 +76,12 @@ def measure_batches(process: Process) -> None:
             for record in batches.window(number, windows[number]):
                 folder.batches.append(record)
                 advance(record["variant"])
+
+
+def _most_seconds(timed: Timed, windows: Sequence[Sequence[Item]], asked: Asked) -> float:
+    """How long windows take if texts take as long again, and sharing forwards saves nothing."""
+    once = [sum(timed.seconds[label, item] for item in items) for items in windows for label in asked.labels]
+    return len(asked.sizes) * sum(ceil(max(asked.seconds / seconds, 1)) * seconds for seconds in once if seconds)
 
 
 class BatchPass:

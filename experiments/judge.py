@@ -96,6 +96,8 @@ class Judge:
 
 def find_judge(spec: ModelSpec, device: torch.device) -> Source:
     """Find a judge to run on `device`, its weights not read yet. Raises UserError."""
+    if spec.weights:
+        raise UserError(f"judge.weights={spec.weights}: only weights that were trained can judge; leave it out")
     return find_model("judge", spec, device=device)
 
 

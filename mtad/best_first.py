@@ -18,25 +18,38 @@ FIRST_CHILDREN = 64  # so many best children of a prefix are sorted at first, al
 
 
 class Children:
-    """The children of a prefix, most probable first, equal ones by token id; sorted as far as they are asked for."""
+    """The children of a prefix, most probable first, equal ones by token id; sorted as far as they are asked for.
 
-    def __init__(self, tokens: np.ndarray, logp: np.ndarray) -> None:
-        self._all = tokens, logp
-        edge = np.partition(logp, -FIRST_CHILDREN)[-FIRST_CHILDREN] if len(logp) > FIRST_CHILDREN else -np.inf
-        self._sort(logp >= edge)
+    Most prefixes that are read are never asked for more than their best child, which needs no sorting.
+    """
 
-    def _sort(self, kept: np.ndarray) -> None:
-        tokens, logp = self._all[0][kept], self._all[1][kept]
-        order = np.argsort(-logp, kind="stable")
-        self._tokens, self._logp = tokens[order].tolist(), logp[order].tolist()
+    def __init__(self, law: Law, node: int) -> None:
+        self._law, self._node = law, node
+        self._tokens: list[int] = []
+        self._logp: list[float] = []
+        self._complete = False
+
+    def best(self) -> tuple[int, float]:
+        """The first child; a law has at least one token."""
+        column = int(self._law.logp[self._node].argmax())
+        ids = self._law.ids
+        return (column if ids is None else int(ids[self._node, column])), float(self._law.logp[self._node, column])
 
     def get(self, rank: int) -> tuple[int, float] | None:
         """Token and log-probability of the child of that rank, or None if there are no more."""
-        if rank >= len(self._tokens):
-            if rank >= len(self._all[0]):
-                return None
-            self._sort(np.ones(len(self._all[0]), dtype=bool))
-        return self._tokens[rank], self._logp[rank]
+        while rank >= len(self._tokens) and not self._complete:
+            self._sort()
+        return (self._tokens[rank], self._logp[rank]) if rank < len(self._tokens) else None
+
+    def _sort(self) -> None:
+        """The best children the first time, all of them the second time."""
+        tokens, logp = self._law.row(self._node)
+        self._complete = bool(self._tokens) or len(logp) <= FIRST_CHILDREN
+        if not self._complete:
+            kept = logp >= np.partition(logp, -FIRST_CHILDREN)[-FIRST_CHILDREN]
+            tokens, logp = tokens[kept], logp[kept]
+        order = np.argsort(-logp, kind="stable")
+        self._tokens, self._logp = tokens[order].tolist(), logp[order].tolist()
 
 
 class Search:
@@ -68,7 +81,7 @@ class Search:
             prefix = tuple(tree.path(node))
             if prefix in self.rows or (prefix and prefix[-1] in self.eos) or joint[node] == -np.inf:
                 continue
-            self.rows[prefix] = Children(*law.row(node))
+            self.rows[prefix] = Children(law, node)
             if len(prefix) == self.gamma - 1:
                 self._offer_best(prefix, joint[node])
 
@@ -114,33 +127,23 @@ class Search:
         self._runner_up = max(self._runner_up, joint)
 
     def _offer_best(self, prefix: Prefix, joint: float) -> None:
-        child = self.rows[prefix].get(0)
-        assert child is not None, "a law has at least one token"
-        self._offer(joint + child[1], (*prefix, child[0]))
+        token, logp = self.rows[prefix].best()
+        self._offer(joint + logp, (*prefix, token))
 
     def _descend(self, target: Reader) -> Generator[Read, Law, None]:
         """A first incumbent: the greedy block, read token by token where its laws are not known."""
         prefix: Prefix = ()
+        joint = 0.0
         while not self.block:
             if prefix not in self.rows:
                 tree = Tree.chain(prefix)
                 self.learn(tree, (yield target.read(tree)))
                 if self.block:
                     return
-            child = self.rows[prefix].get(0)
-            assert child is not None, "a law has at least one token"
-            prefix = (*prefix, child[0])
-            if len(prefix) == self.gamma or child[0] in self.eos:
-                self._offer(self._joint_of(prefix), prefix)
-
-    def _joint_of(self, prefix: Prefix) -> float:
-        """The joint log-probability of a path of best children."""
-        joint = 0.0
-        for end in range(len(prefix)):
-            child = self.rows[prefix[:end]].get(0)
-            assert child is not None
-            joint += child[1]
-        return joint
+            token, logp = self.rows[prefix].best()
+            prefix, joint = (*prefix, token), joint + logp
+            if len(prefix) == self.gamma or token in self.eos:
+                self._offer(joint, prefix)
 
     def _read_best(self, target: Reader) -> Generator[Read, Law, None]:
         """One forward for the best open prefixes whose laws are not known, up to `batch` of them."""

@@ -21,7 +21,7 @@ SECTIONS = ("texts", "reads", "batches")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write; a user's mistake is one line."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(given)
+    options = _parser().parse_intermixed_args(given)
     # Imported here because torch takes seconds, and --help need not wait for it.
     from experiments.benchmark.command import Asked, bench
     from experiments.stopping import stoppable

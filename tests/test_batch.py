@@ -107,7 +107,7 @@ LUCK = Luck(0, "prompt")
 
 
 def test_the_draft_is_asked_until_no_text_waits_for_it_and_the_target_then_once_for_all() -> None:
-    laws = [[3.0, 1, 1, 1], [1, 3, 1, 1], [1, 1, 3, 1], [1, 1, 1, 3]]
+    laws: list[list[float]] = [[3, 1, 1, 1], [1, 3, 1, 1], [1, 1, 3, 1], [1, 1, 1, 3]]
     target, draft = TableModel(laws, rows=2), TableModel(laws, rows=2)
     ragged = [from_yaml("speculative", gamma=gamma) for gamma in (2, 5)]
     queue = [

@@ -14,11 +14,15 @@ import pytest
 from experiments import batch_pass, process, runner
 from experiments.batch_equal import UNEXPLAINED
 from experiments.batch_figures import batches
-from experiments.batch_windows import ENGINE, Asked, arranged, batch_sizes
+from experiments.batch_windows import ENGINE, POINT, Asked, arranged, batch_sizes, batched
 from experiments.journal import Row
+from experiments.plan import prepare
 from experiments.stopping import Stopped, stoppable
 from experiments.table_batches import batch_notes, batch_tables
+from mtad.batch import write_batch
 from mtad.errors import UserError
+from mtad.meter.device import Kind
+from mtad.meter.meter import Record
 from mtad.session import Session
 from tests.test_passes import files, lines
 from tests.toy import settings_of, toy_settings
@@ -32,12 +36,10 @@ def run_toy(pair: Path, results: Path, *overrides: str) -> dict[str, Any]:
 def test_a_run_measures_windows_once_and_goes_on_after_a_kill(
     saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = ("limit=6", "reference=[autoregressive,hf_generate]", "batch_size=3")
+    few = ("engine=eager", "limit=6", "reference=[autoregressive]", "batch_size=3")
     found = run_toy(saved_pair, tmp_path, *few)
     assert (found["sizes"], found["windows"], found["schedule"]) == ([1, 3], 2, "continuous")
-    assert found["left_out"] == {"hf_generate": ENGINE}
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "schedule continuous" in printed and "hf_generate is left out: an engine" in printed
+    assert "schedule continuous" in capsys.readouterr().out
     rows, _, folder = files(tmp_path)
     records = lines(folder / "batches.jsonl")
     assert {(r["window"], r["variant"], r["batch_size"]) for r in records} == {
@@ -68,17 +70,16 @@ def test_a_run_measures_windows_once_and_goes_on_after_a_kill(
 def test_a_signal_in_a_window_ends_the_run_and_the_window_is_none(
     saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = batch_pass.write_batch
     begun: list[int] = []
 
     def told(queue: Any, rows: list[tuple[Session, Session]], *clock: Any) -> Any:
         begun.append(len(rows))
         if len(begun) == 4:  # two cells are warmed up before
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(queue, rows, *clock)
+        return write_batch(queue, rows, *clock)
 
-    monkeypatch.setattr(batch_pass, "write_batch", told)
-    few = ("limit=2", "reference=[]", "batch_size=2")
+    monkeypatch.setattr("experiments.batch_pass.write_batch", told)
+    few = ("engine=eager", "limit=2", "reference=[]", "batch_size=2")
     with pytest.raises(SystemExit), stoppable():
         runner.run(toy_settings(saved_pair, tmp_path, *few))
     (journal,) = tmp_path.glob("*/*/batches.jsonl")
@@ -87,6 +88,50 @@ def test_a_signal_in_a_window_ends_the_run_and_the_window_is_none(
     assert run_toy(saved_pair, tmp_path, *few)["windows"] == 1
     assert len(lines(journal)) == 1 + 2
     assert issubclass(Stopped, BaseException)
+
+
+class Ticking:
+    """A meter whose window grows by 0.4 s whenever it is asked; three joules a window."""
+
+    devices, reasons = (), dict[str, str]()
+    elapsed_before = 0.0
+
+    def window(self) -> Ticking:
+        return Ticking()
+
+    def __enter__(self) -> Ticking:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.record = Three("now", 1.2, (), None)
+
+    @property
+    def elapsed(self) -> float:
+        self.elapsed_before += 0.4
+        return self.elapsed_before
+
+
+class Three(Record):
+    def joules(self, kind: Kind) -> tuple[float | None, str | None]:
+        return 3.0, None
+
+
+def test_under_a_meter_a_window_writes_its_whole_list_until_the_time_is_up(saved_pair: Path, tmp_path: Path) -> None:
+    few = ("engine=eager", "limit=4", "reference=[]", "batch_size=2", "meter.seconds=1", "max_new_tokens=4")
+    metered = process.Process(prepare(toy_settings(saved_pair, tmp_path, *few)))
+    with metered.plan.folder.locked():
+        runner.measure(metered)
+        runner.score(metered)
+        metered.meter = Ticking()  # type: ignore[assignment]
+        batch_pass.measure_batches(metered)
+        runner.report(metered)
+    _, summary, folder = files(tmp_path)
+    for record in lines(folder / "batches.jsonl"):
+        assert (record["passes"], record["texts"]) == (3, 3 * len(record["items"]))
+        assert (record["joules"], record["least_seconds"], record["source"]) == (3.0, 1.0, "cpu")
+    (single, double) = summary["batches"]["decoders"]["mtad"]
+    assert single["joules_per_token"] == 3.0 * summary["batches"]["windows"] / single["tokens"]
+    assert double["energy_ratio_to_single"]["value"] == 1.0
 
 
 @pytest.mark.parametrize("asked", [0, "x", [2, 2], True, [], 2.5, [2, 0], {"a": 1}, [2, False]])
@@ -98,8 +143,11 @@ def test_a_batch_size_that_is_none_is_one_line(asked: object) -> None:
 
 def test_size_one_is_measured_with_every_other() -> None:
     assert batch_sizes(None) is None and batch_sizes(8) == (1, 8) and batch_sizes([4, 1, 2]) == (1, 2, 4)
-    settings = settings_of("batch_size=[4,2]")
+    settings = settings_of("batch_size=[4,2]", "reference=[hf_generate]", "frontier.top_p=[0.5]")
     assert (settings.batch_sizes, settings.rows) == ((1, 2, 4), 4)
+    variants, left_out = batched(settings.variants)
+    assert [variant.label for variant in variants] == ["mtad", "autoregressive"]
+    assert left_out.pop("hf_generate") == ENGINE and set(left_out.values()) == {POINT}
     with pytest.raises(UserError, match="batch_size"):
         settings_of("batch_size=true")
 

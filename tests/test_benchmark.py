@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+from experiments.benchmark.options import Aim, bench_options
+from experiments.benchmark.record import Record
+from experiments.journal import replace
+from mtad.errors import UserError
 from scripts import bench
 from tests.toy import ROOT
 
@@ -15,7 +21,12 @@ from tests.toy import ROOT
 def toy(pair: Path, folder: Path, *more: str) -> list[str]:
     """The command on a pair on the disk and the toy task, in `folder`."""
     models = [f"model.{role}.path={pair / role}" for role in ("target", "draft")]
-    toys = ["task=toy", f"hydra.searchpath=[file://{ROOT}/tests/conf]", f"results_dir={folder / 'runs'}"]
+    toys = [
+        "task=toy",
+        "task.size=10",
+        f"hydra.searchpath=[file://{ROOT}/tests/conf]",
+        f"results_dir={folder / 'runs'}",
+    ]
     return ["--quick", "--out", str(folder), *toys, *models, *more]
 
 
@@ -109,7 +120,7 @@ def test_the_same_command_again_measures_nothing_and_other_settings_begin_anew(
     bench.main(toy(saved_pair, made))
     assert read(made)["pairs"] == before
     assert capsys.readouterr().err.count("are there already") == 3
-    bench.main(toy(saved_pair, made, "bench.repeats=1", "--sections", "reads"))
+    bench.main(toy(saved_pair, made, "--sections", "reads", "bench.repeats=1"))
     (sections,) = read(made)["pairs"].values()
     assert "is of other settings: it is made anew" in capsys.readouterr().err
     assert sections.keys() == {"reads"} and sections["reads"]["repeats"] == 1
@@ -119,24 +130,13 @@ def test_the_same_command_again_measures_nothing_and_other_settings_begin_anew(
     ("arguments", "says"),
     [
         (["--sections", "texts,speed"], "there is no section 'speed'"),
-        (["--limit", "0"], "limit must be >= 1"),
-        (["--model", "nothing"], "cannot be composed"),
         (["--device", "toaster"], "toaster"),
+        (["--model", "nothing"], "cannot be composed"),
+        (["--limit", "0"], "limit must be >= 1"),
         (["bench.nodes=[4,1]"], "bench.nodes must be ascending"),
-        (["bench.nodes=3"], "must be a list"),
-        (["bench.engines=[fast]"], "must be one of"),
-        (["bench.ratios=[[mtad]]"], "a list of two decoders"),
-        (["bench.limit=3"], "by type of device"),
-        (["bench.aims={cpu: [{figure: x}]}"], "needs one of at_least and at_most"),
-        (
-            ["bench.batch_decoders=[sparrow]", "--quick", "--sections", "batches"],
-            "bench.batch_decoders names no variant",
-        ),
     ],
 )
-def test_a_mistake_is_one_line(
-    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_is_one_line(arguments: list[str], says: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
         bench.main(["--out", str(tmp_path), f"results_dir={tmp_path}", *arguments])
     message = str(caught.value.code)
@@ -144,8 +144,40 @@ def test_a_mistake_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("nodes", 3, "must be a list"),
+        ("batches", [0], "must be a number >= 1"),
+        ("engines", ["fast"], "must be one of auto, recorded, eager"),
+        ("engines", [], "names no engine"),
+        ("ratios", [["mtad"]], "a list of two decoders"),
+        ("limit", 3, "by type of device"),
+        ("repeats", 0, "bench.repeats must be"),
+        ("speed", 1, "no option 'speed'"),
+    ],
+)
+def test_a_wrong_option_of_the_benchmark_is_named(key: str, value: object, says: str) -> None:
+    usual: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "bench.yaml"))
+    bench_options(usual)
+    with pytest.raises(UserError, match=re.escape(says)):
+        bench_options({"bench": {**usual["bench"], key: value}})
+
+
+def test_an_aim_has_one_side() -> None:
+    with pytest.raises(UserError, match="one of at_least and at_most"):
+        Aim("speed", at_least=1, at_most=2)
+
+
 def test_a_file_that_is_no_record_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "bench-cpu.json").write_text("{}x", encoding="utf-8")
-    with pytest.raises(SystemExit, match=r"bench-cpu\.json is no record of the benchmark"):
-        bench.main(["--quick", "--out", str(tmp_path), f"results_dir={tmp_path}"])
+    with pytest.raises(UserError, match=r"bench-cpu\.json is no record of the benchmark"):
+        Record(tmp_path, "cpu", {"settings": {}, "hardware": {}})
     assert (tmp_path / "bench-cpu.json").read_text(encoding="utf-8") == "{}x"
+
+
+def test_a_record_of_another_machine_does_not_go_on(tmp_path: Path) -> None:
+    for machine, kept in (("a", False), ("a", True), ("b", False)):
+        record = Record(tmp_path, "cpu", {"settings": {"pairs": []}, "hardware": {"machine": machine}})
+        assert record.has("tiny", "reads") == kept
+        replace(record.json, json.dumps({**record.content, "pairs": {"tiny": {"reads": {}}}}))

@@ -55,7 +55,7 @@ def test_turns_that_follow_answers_are_as_long_as_these_can_be(saved_pair: Path,
     words = " ".join(WORDS[:4])
     asked = [plan.asked(prompt, turn, [words] * turn) for prompt in plan.prompts for turn in range(len(prompt.turns))]
     assert longest_prompt(plan) >= max(map(len, asked))
-    talk = next(prompt for prompt in plan.prompts if looks_back(prompt, 1))
+    talk = next(prompt for prompt in plan.prompts if looks_back(prompt, len(prompt.turns) - 1))
     known = {key: tokens for key, tokens in plan.encoded.items() if key[0] == talk.id}
     longest = len(plan.asked(talk, len(talk.turns) - 1, [words] * len(talk.turns)))
     assert longest_prompt(replace(plan, prompts=[talk], encoded=known)) >= longest > max(map(len, known.values()))

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
+from experiments.judge import find_judge
 from experiments.report.results import Run
 from experiments.report.setting import same_pair
 from experiments.runner import run
@@ -118,6 +119,11 @@ def test_what_cannot_be_drawn_is_one_line(changes: dict[str, Any], message: str)
     with pytest.raises(UserError, match=message) as caught:
         inspect_pair(spec, drawn("JackFram/llama-68m"))
     assert "\n" not in str(caught.value)
+
+
+def test_random_weights_are_no_judge() -> None:
+    with pytest.raises(UserError, match=r"judge.weights=random: only weights that were trained can judge"):
+        find_judge(drawn("JackFram/llama-68m"), CPU)
 
 
 def test_shapes_of_two_vocabularies_are_no_pair() -> None:

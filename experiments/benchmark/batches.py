@@ -40,6 +40,7 @@ def timed(settings: Settings, options: BenchOptions) -> dict[str, Any]:
         "windows": summary["windows"],
         "schedule": summary["schedule"],
         "reason": summary["reason"],
+        "left_out": summary["left_out"],
         "isolation": summary["isolation"],
         "sizes": [
             {"variant": label, **_size(one, summary["windows"])}

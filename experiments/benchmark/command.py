@@ -57,8 +57,8 @@ def bench(wanted: Asked) -> None:
     with configured():
         options = options_of(wanted.overrides)
         each = _overrides(wanted, options, device.type)
-        first, *_ = [asked(overrides)[0] for overrides in each]  # what is wrong with one is said before measuring
-        set_threads(first.threads)  # as its run will, so that the hardware is described as it is used
+        runs = [asked(overrides) for overrides in each]  # what is wrong with one is said before anything is measured
+        set_threads(runs[0][0].threads)  # as runs do, so that the hardware is described as it is used
         started = datetime.now(UTC).isoformat(timespec="seconds")
         head = {
             "hardware": describe_process("bench", started, device),
@@ -68,8 +68,8 @@ def bench(wanted: Asked) -> None:
         }
         kind = "gpu" if device.type == "cuda" else "cpu"
         record = Record(wanted.out, kind, head, options.aimed(device.type), wanted.fresh)
-        for overrides in each:
-            _measure(record, *asked(overrides), wanted.sections)
+        for settings, own in runs:
+            _measure(record, settings, own, wanted.sections)
         record.write()
     _print(record)
 
@@ -92,7 +92,7 @@ def _kept(overrides: Sequence[str]) -> list[str]:
 
 
 def _measure(record: Record, settings: Settings, options: BenchOptions, sections: Sequence[str]) -> None:
-    name = settings.model + (", random weights" if texts.is_random(settings) else "")
+    name = settings.model
     for section in sections:
         if record.has(name, section):
             say(f"{name}: {section} are there already (--fresh measures them again)")

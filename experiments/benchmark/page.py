@@ -107,7 +107,7 @@ def _texts(found: Section) -> list[str]:
         ]
         failed = [name for name, admissible in tuning["admissible"].items() if not admissible]
         lines += ["", f"No trial of {', '.join(failed)} kept perplexity and score."] if failed else []
-    lines += ["", f"{found['untrained']}."] if found["untrained"] else []
+    lines += ["", f"**Random weights**: {found['untrained']}."] if found["untrained"] else []
     lines += ["", *_ratios(found["ratios"])]
     lines += ["", "### Variants, and their time outside model forwards", "", *_variants(found["variants"])]
     if found["bandwidth"]["gigabytes_per_second"]:

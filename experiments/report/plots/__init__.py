@@ -7,6 +7,7 @@ from collections.abc import Callable
 import matplotlib as mpl
 
 from experiments.report.plots.approximation import approximation, exact
+from experiments.report.plots.batches import batch_curves
 from experiments.report.plots.costs import energy, energy_by_batch, time_split
 from experiments.report.plots.frontier import frontier
 from experiments.report.plots.plot import FORMATS, STYLE, Plot, picture
@@ -20,7 +21,7 @@ __all__ = ["FORMATS", "Plot", "picture", "plots"]
 KINDS: tuple[Callable[[Run], Plot | None], ...] = (
     *(sweep, approximation, exact),
     *(quality_speed, frontier, perplexity_score),
-    *(energy, energy_by_batch, time_split),
+    *(energy, batch_curves, energy_by_batch, time_split),
 )
 
 

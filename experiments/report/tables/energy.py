@@ -1,7 +1,8 @@
 """Energy by batch, split into compute and memory access, as in the paper's table 2.
 
-Runs measure whole texts one by one, which is batch 1. The split, at every batch, is the cost study's (cost.json in the
-run's folder): modelled per token from FLOPs and bytes, with the prices that it names. Computes nothing.
+Measured is what a run's windows have (`batch_size`), or at batch 1 alone, where it has none, its blocks of texts. The
+split, at every batch, is the cost study's (cost.json in the run's folder): modelled per token from FLOPs and bytes,
+with the prices that it names. Computes nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.report.results import Run
+from experiments.report.tables.batches import by_size, measured, ratio
 from experiments.report.tables.figures import (
     ENERGY_RATIO,
     HEADING,
@@ -23,7 +25,7 @@ from experiments.report.tables.figures import (
 from experiments.report.tables.table import Cell, Column, Row, Table, finished
 
 EXPERIMENT = "table2"
-ONE_BY_ONE = "runs write one text at a time; only the split knows larger batches"
+ONE_BY_ONE = "the run has no windows of this batch size; only the split knows it"
 NO_SPLIT = "not split; python -m experiments.cost, with the settings of the run, does that"
 SPLIT = {  # key of a column -> key of the record
     "compute": "compute_joules_per_token",
@@ -57,14 +59,18 @@ def energy_table(figures: Figures, runs: Sequence[Run]) -> Iterator[Table]:
 
 
 def _rows(figures: Figures, run: Run, section: str) -> Iterator[Row]:
-    """One line for each variant, and one more for each larger batch that it was split for."""
+    """One line for each variant, and one more for each larger batch that it was measured at or split for."""
     study = run.cost
     splits = (study.get("energy") or {}).get("splits", {})
     for label in run.summary["decoders"]:
         of_label = {split["batch"]: split for split in splits.get(label, ())}
-        for batch in dict.fromkeys((1, *of_label)):
+        windows = by_size(run, label)
+        for batch in sorted({1, *windows, *of_label}):
             own = {"batch": Cell(batch), **_split(of_label.get(batch), study.get("energy_reason") or NO_SPLIT)}
-            if batch > 1:
+            if batch in windows:
+                own |= {"joules_per_token": measured(windows[batch], "joules_per_token")}
+                own |= {ENERGY_RATIO.key: ratio(windows[batch], "energy_ratio")}
+            elif batch > 1:
                 own |= {"joules_per_token": Cell(None, ONE_BY_ONE), ENERGY_RATIO.key: Cell(None, ONE_BY_ONE)}
             yield figures.row(run, label, COLUMNS, section, **own)
 

@@ -10,6 +10,7 @@ from typing import Any
 from experiments.baseline import FRONTIER
 from experiments.report.results import Results, Run
 from experiments.report.tables.approximation import approximation_table
+from experiments.report.tables.batches import batch_table
 from experiments.report.tables.energy import energy_table
 from experiments.report.tables.figures import (
     ACCEPTANCE,
@@ -82,7 +83,8 @@ def tables(results: Results) -> list[Table]:
         found += _by_option(figures, runs, experiment)
         if experiment == "table1":
             found.append(_table1(figures, runs))
-    found += [*energy_table(figures, results.runs), *approximation_table(figures, results.runs)]
+    for layout in (batch_table, energy_table, approximation_table):
+        found += layout(figures, results.runs)
     return list(_named_apart(found))
 
 
