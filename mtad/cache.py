@@ -133,6 +133,12 @@ class TreeCache(Cache):
             self.slabs[device] = new.view(layers, two, -1, heads, size)
         return True
 
+    def copy(self, source: int, row: int) -> None:
+        """Let one row hold all that another holds."""
+        for slab in self.slabs.values():
+            kept = slab.view(*slab.shape[:2], self.rows, self.capacity, *slab.shape[3:])
+            kept[:, :, row] = kept[:, :, source]
+
     def move(self, row: int, sources: Sequence[int], start: int) -> None:
         """Move accepted entries of all layers to where the text goes on."""
         first = row * self.capacity

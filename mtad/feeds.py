@@ -60,6 +60,9 @@ class Model(Protocol):
     def move(self, row: int, sources: list[int], start: int) -> None:
         """Move cache entries `sources` of `row` to `start`, `start` + 1, ..."""
 
+    def copy(self, source: int, row: int) -> None:
+        """Let `row` hold what row `source` of the cache holds."""
+
     def reserve(self, positions: int) -> None:
         """Make room for so many cache positions a row now, so that no timed forward has to."""
 
@@ -102,10 +105,9 @@ class Together:
     sees: np.ndarray
 
     @classmethod
-    def of(cls, feeds: Sequence[Feed], new: int, end: int, capacity: int) -> Together:
-        """Every text padded to `new` tokens, over `end` positions of rows that have `capacity`."""
-        first = min(feed.row for feed in feeds)
-        rows = max(feed.row for feed in feeds) - first + 1
+    def of(cls, feeds: Sequence[Feed], new: int, end: int, capacity: int, span: range) -> Together:
+        """Every text padded to `new` tokens, over `end` positions of the rows `span`, which have `capacity`."""
+        first, rows = span.start, len(span)
         tokens = np.zeros((rows, new), dtype=np.int64)
         positions = np.zeros((rows, new), dtype=np.int64)
         places = pad_places(rows, new, capacity)
@@ -124,6 +126,12 @@ class Together:
     def inputs(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         """What a `Step` takes before the slabs."""
         return to_device((self.tokens, self.positions, self.places.ravel(), self.sees), device)
+
+
+def span_of(feeds: Sequence[Feed]) -> range:
+    """The rows from the first to the last that is fed."""
+    rows = [feed.row for feed in feeds]
+    return range(min(rows), max(rows) + 1)
 
 
 def pad_places(rows: int, new: int, capacity: int) -> np.ndarray:

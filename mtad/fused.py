@@ -18,7 +18,7 @@ from torch import nn
 
 from mtad.cache import TreeCache
 from mtad.clock import Mark, mark
-from mtad.feeds import Feed, Together, to_device
+from mtad.feeds import Feed, Together, span_of, to_device
 from mtad.growth import Grown, Growth
 from mtad.law import truncate
 from mtad.recorded import Forward, Step
@@ -167,7 +167,7 @@ class Program:
         width, levels = self.growth.width, max(map(len, uniforms))
         end = forward.end(max(feed.end for feed in feeds) + (levels - 1) * width, cache.capacity)
         new = forward.size(max(len(feed.tokens) for feed in feeds))
-        batch = Together.of(feeds, new, end, cache.capacity)
+        batch = Together.of(feeds, new, end, cache.capacity, forward.span(span_of(feeds), cache.rows))
         slabs = cache.take_aim(batch.first, batch.rows)
         last, draws, below = self._host(batch, feeds, uniforms, levels, cache.capacity)
         last_, draws_ = to_device((last, draws), device)

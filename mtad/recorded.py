@@ -77,6 +77,9 @@ class Forward(Protocol):
     def end(self, positions: int, capacity: int) -> int:
         """How many positions the forward attends to, at least `positions`."""
 
+    def span(self, fed: range, rows: int) -> range:
+        """Which of the `rows` rows of the cache take part, those that are `fed` among them."""
+
     def __call__(self, module: nn.Module, inputs: Tensors, slabs: Tensors) -> Any:
         """What ``module(*inputs, *slabs)`` returns: a tensor, or a tuple of them."""
 
@@ -98,6 +101,9 @@ class Eager:
 
     def end(self, positions: int, capacity: int) -> int:
         return positions
+
+    def span(self, fed: range, rows: int) -> range:
+        return fed
 
     def __call__(self, module: nn.Module, inputs: Tensors, slabs: Tensors) -> Any:
         return module(*inputs, *slabs)
@@ -151,6 +157,10 @@ class Graphs(Eager):
 
     def end(self, positions: int, capacity: int) -> int:
         return min(capacity, -(-positions // STEP) * STEP)
+
+    def span(self, fed: range, rows: int) -> range:
+        """From the first row of the cache on, a power of two of them: texts that wait are many combinations."""
+        return range(min(rows, 1 << (fed.stop - 1).bit_length()))
 
     def __call__(self, module: nn.Module, inputs: Tensors, slabs: Tensors) -> Any:
         if inputs[0].shape[1] not in SIZES:
