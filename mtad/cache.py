@@ -42,7 +42,8 @@ class TreeCacheLayer(CacheLayerMixin):
     def _written(self, kept: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         """`kept` is [rows x capacity, heads, size], rows those of the batch; heads are the local key/value heads."""
         batch, aim = new.shape[0], self.cache.aim
-        kept.index_copy_(0, aim.places, new.transpose(1, 2).reshape(-1, kept.shape[1], kept.shape[2]))
+        places = aim.places if aim.places.device == kept.device else aim.places.to(kept.device)
+        kept.index_copy_(0, places, new.transpose(1, 2).reshape(-1, kept.shape[1], kept.shape[2]))
         rows = kept.view(batch, -1, kept.shape[1], kept.shape[2])
         return rows[:, : aim.mask.shape[-1]].transpose(1, 2)
 
@@ -144,5 +145,7 @@ class TreeCache(Cache):
         first = row * self.capacity
         index = torch.tensor([first + source for source in sources])
         for device, slab in self.slabs.items():
+            if device.type == "cuda":
+                index = index.pin_memory()  # from other memory a copy waits for the device
             moved = slab.index_select(2, index.to(device, non_blocking=True))
             slab[:, :, first + start : first + start + len(sources)] = moved

@@ -207,9 +207,10 @@ class Program:
         last = np.zeros(batch.rows, dtype=np.int64)
         draws = np.zeros((levels, batch.rows, width))
         ends = np.zeros((batch.rows, 1), dtype=np.int64)
+        depths = np.ones((batch.rows, 1), dtype=np.int64)
         for feed, ours in zip(feeds, uniforms, strict=True):
             row = feed.row - batch.first
-            last[row], ends[row] = len(feed.tokens) - 1, feed.end
+            last[row], ends[row], depths[row] = len(feed.tokens) - 1, feed.end, len(ours)
             draws[: len(ours), row] = ours
         idle = ends == 0
         starts = np.arange(batch.rows)[:, None] * capacity
@@ -217,7 +218,9 @@ class Program:
         for level in range(1, levels):
             own = np.where(idle, 0, ends + np.arange((level - 1) * width, level * width))
             places = np.where(idle, starts + capacity - 1, starts + own)
-            below.append((np.repeat(ends + level - 1, width, 1), places.ravel(), own))
+            # Texts with fewer levels idle along, at a position that the model has: they may be near their longest.
+            positions = ends + np.minimum(level, depths - 1) - 1
+            below.append((np.repeat(positions.clip(min=0), width, 1), places.ravel(), own))
         return last, draws, below
 
 
