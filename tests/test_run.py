@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import run as entry
-from experiments import plan, process, runner
+from experiments import code_version, plan, process, runner
 from experiments.bench import Bench
 from experiments.build import build
 from experiments.groups import load, names
@@ -233,7 +233,7 @@ def test_changed_code_is_refused_until_the_user_decides(
     runner.run(settings())
     (journal,) = tmp_path.glob("*/*/samples.jsonl")
     journal.write_text(journal.read_text().splitlines(keepends=True)[0])
-    for module in (runner, process):
+    for module in (code_version, process):
         monkeypatch.setattr(module, "code_hash", lambda: "changed")
     with pytest.raises(UserError, match=r"the code has changed.*fresh=true.*resume=mixed"):
         runner.run(settings())
@@ -241,11 +241,11 @@ def test_changed_code_is_refused_until_the_user_decides(
     runner.run(settings("resume=mixed"))
     assert "MIXED: rows of 2 versions of the code" in capsys.readouterr().out
     assert len(journal.read_text().splitlines()) == 2
-    for module in (runner, process):
+    for module in (code_version, process):
         monkeypatch.setattr(module, "code_hash", lambda: "changed again")
     runner.run(settings())  # nothing is missing: a complete run is shown whatever the code is now
     assert "MIXED: rows of 2 versions of the code" in capsys.readouterr().out
-    for module in (runner, process):
+    for module in (code_version, process):
         monkeypatch.setattr(module, "code_hash", lambda: "changed")
     runner.run(settings("fresh=true"))
     assert {json.loads(line)["code"] for line in journal.read_text().splitlines()} == {"changed"}

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import modeling_utils
+from transformers.utils import logging
 
 from experiments import bench as bench_module
 from experiments.bench import Shelf
@@ -19,7 +21,9 @@ from experiments.process import Process
 from experiments.threads import sensible
 from mtad.dtypes import find_dtype, has_bf16
 from mtad.errors import UserError
-from mtad.model import CausalModel
+from mtad.recorded import CannotRecordError
+from mtad.session import Session
+from tests.fakes import llama
 from tests.toy import ROOT, settings_of, toy_settings
 
 CPU = torch.device("cpu")
@@ -140,13 +144,10 @@ def test_a_pair_is_loaded_anew_for_another_engine(monkeypatch: pytest.MonkeyPatc
 def test_what_runs_the_forwards_is_recorded_and_a_fallback_is_said(
     saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = CausalModel.__init__
+    def cannot(*_: object) -> None:
+        raise CannotRecordError("no reason")
 
-    def fallen_back(self: CausalModel, lm: Any, vocabulary: int, rows: int, engine: str) -> None:
-        plain(self, lm, vocabulary, rows, "eager")
-        self.fallback = "forwards run eagerly: no reason" if engine == "recorded" else None
-
-    monkeypatch.setattr(CausalModel, "__init__", fallen_back)
+    monkeypatch.setattr("mtad.model.Traced", cannot)
     monkeypatch.setattr(bench_module, "shelf", Shelf())
     for engine, fallback in (("recorded", "forwards run eagerly: no reason"), ("eager", None)):
         plan = prepare(toy_settings(saved_pair, tmp_path, "limit=1", f"engine={engine}", "reference=[]"))
@@ -159,3 +160,17 @@ def test_what_runs_the_forwards_is_recorded_and_a_fallback_is_said(
         assert here["engines"] == {"target": runs, "draft": runs}
         said = capsys.readouterr().err
         assert said.count("of the target, forwards run eagerly") == (1 if fallback else 0)
+
+
+def test_a_recording_says_nothing_of_attributes_that_it_looks_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bool] = []
+
+    def listen(*_: object) -> None:
+        heard.append(modeling_utils.logger.isEnabledFor(logging.WARNING))
+
+    monkeypatch.setattr(modeling_utils.logger, "warning_once", listen)
+    verbosity = logging.get_verbosity()
+    model = llama(0)
+    Session(model).open([3, 5])
+    model.record()
+    assert model.engine == "traced" and not any(heard) and logging.get_verbosity() == verbosity
