@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from experiments.batch_equal import Difference, Equality, compared
-from experiments.batch_windows import Asked, arranged, batched, settled_windows
+from experiments.batch_windows import CELLS, Asked, arranged, batched, settled_windows
 from experiments.bench import WARM_UP_TOKENS
 from experiments.code_version import check_code
 from experiments.energy import Item, Timed, joules_of, source_of
+from experiments.figure import counted
+from experiments.intervals import FEWEST
 from experiments.journal import Row
 from experiments.process import Process
 from experiments.progress import progress, say
@@ -65,13 +67,16 @@ def measure_batches(process: Process) -> None:
     for name, reason in asked.left_out.items():
         say(f"{name} is left out of the batches: {reason}")
     sizes = ", ".join(map(str, asked.sizes))
-    texts = f"{len(missing)} windows of {len(windows[0])} texts or so for each variant"
+    texts = f"{counted(len(missing), 'window')} of {len(windows[0])} texts or so for each variant"
     minutes = _most_seconds(Timed(rows), [windows[number] for number in missing], asked) / 60
     say(f"batches of {sizes}: {texts}, at most about {minutes:.{0 if minutes >= 10 else 1}f} min")
+    if len(windows) < FEWEST:
+        most = asked.sizes[-1]
+        say(f"batches: intervals need {FEWEST} windows, and so {FEWEST * most} texts or sizes below {most}")
     batches = BatchPass(process, asked, rows)
     batches.warm_up(windows[missing[0]])
     process.begin()
-    with progress(len(windows) * len(asked.cells), len(done) * len(asked.cells), what="windows") as advance:
+    with progress(len(windows) * len(asked.cells), len(done) * len(asked.cells), what=CELLS) as advance:
         for number in missing:
             for record in batches.window(number, windows[number]):
                 folder.batches.append(record)

@@ -6,6 +6,7 @@ that the bootstrap may resample them. Knows texts by name, and records; refuses 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,7 @@ MOST_WINDOWS = 20
 TEXTS_A_ROW = 2  # at the largest batch, where there are texts enough: else rows run empty for most of a window
 
 Cell = tuple[str, int]  # variant, batch size
+CELLS = "cells of windows"  # what is measured one by one, in words
 ENGINE = "an engine of another library, with a cache of its own: it cannot share forwards with our scheduler"
 POINT = "a point of the frontier: plain sampling, which is measured in batches as autoregressive already"
 
@@ -78,17 +80,29 @@ def arranged(items: Sequence[Item], asked: Asked) -> tuple[list[list[Item]], Ask
     """The texts of every window, all turns and repeats of a prompt in one; and what is asked of these windows.
 
     So many windows that each row of the largest batch gets TEXTS_A_ROW texts; where these are too few for intervals, as
-    many as give intervals if each row still gets one. A size of more rows than a window has texts is left out.
+    many as give intervals if each row still gets one. A size of more rows than even a single window has texts is left
+    out.
     """
-    prompts, largest = list(dict.fromkeys(item[0] for item in items)), asked.sizes[-1]
+    texts, largest = Counter(item[0] for item in items), asked.sizes[-1]
     count = max(len(items) // (TEXTS_A_ROW * largest), min(FEWEST, len(items) // largest), 1)
-    count = min(count, len(prompts), MOST_WINDOWS)
-    place = {prompt: number % count for number, prompt in enumerate(prompts)}
+    count = min(count, len(texts), MOST_WINDOWS)
+    while count > 1 and min(_spread(texts, count)[1]) < largest:
+        count -= 1
+    place, lengths = _spread(texts, count)
     windows = [[item for item in items if place[item[0]] == window] for window in range(count)]
-    fewest = min(map(len, windows), default=0)
+    fewest = min(lengths, default=0)
     sizes = tuple(size for size in asked.sizes if size <= max(fewest, 1))
     few = {f"batch {size}": f"its windows would have {fewest} texts" for size in asked.sizes if size not in sizes}
     return windows, replace(asked, sizes=sizes, left_out={**asked.left_out, **few})
+
+
+def _spread(texts: Mapping[str, int], windows: int) -> tuple[dict[str, int], list[int]]:
+    """The window of each prompt, given how many texts it has, and the texts of each window; the shortest grows."""
+    place, lengths = dict[str, int](), [0] * windows
+    for prompt, count in texts.items():
+        place[prompt] = lengths.index(min(lengths))
+        lengths[place[prompt]] += count
+    return place, lengths
 
 
 def settled_windows(

@@ -61,7 +61,7 @@ class Energy:
         cpu = _sum(block["joules_cpu"] for block in blocks) if blocks else None
         net, net_reason = self._net(label)
         seconds = sum(_seconds(block) for block in blocks)
-        devices = [device for block in blocks for device in _devices(block)]
+        devices = [device for block in blocks for device in devices_of(block)]
         no_cpu = next((block["joules_cpu_reason"] for block in blocks if block["joules_cpu_reason"]), self._absent)
         return {
             **figure("joules_per_token", ratio(gross, tokens), self._absent),
@@ -73,15 +73,15 @@ class Energy:
             "methods": sorted({device["method"] for device in devices}),
             "method_reasons": sorted({device["method_reason"] for device in devices if device["method_reason"]}),
             "devices": sorted({device["uuid"] for device in devices}),
-            "device_sets": len({frozenset(device["uuid"] for device in _devices(block)) for block in blocks}),
+            "device_sets": len({frozenset(device["uuid"] for device in devices_of(block)) for block in blocks}),
             "shared": any(device["shared"] for device in devices),
             "blocks": len(blocks),
             "shortest_block_seconds": min((block["work_seconds"] for block in blocks), default=None),
             "failures": self._failures,
             "notes": self._notes,
-            "blocks_disagreeing": sum(any(d["disagrees"] for d in _devices(block)) for block in blocks),
-            "blocks_throttled": sum(bool(_throttles(block)) for block in blocks),
-            "throttles": sorted({reason for block in blocks for reason in _throttles(block)}),
+            "blocks_disagreeing": sum(any(d["disagrees"] for d in devices_of(block)) for block in blocks),
+            "blocks_throttled": sum(bool(throttles_of(block)) for block in blocks),
+            "throttles": sorted({reason for block in blocks for reason in throttles_of(block)}),
             "tokens": tokens,
             "texts": sum(block["texts"] for block in blocks),
             "texts_differing": sum(block["texts_differing"] for block in blocks),
@@ -158,7 +158,7 @@ class Energy:
         """Joules of every round without those of idling, [..., rounds], for watts [..., devices] of each process."""
         net = []
         for blocks in self._rounds:
-            seconds = np.array([device["seconds"] for device in _devices(blocks[label])])
+            seconds = np.array([device["seconds"] for device in devices_of(blocks[label])])
             net.append(blocks[label]["joules"] - idle[blocks[label]["process_id"]] @ seconds)
         return np.stack(net, axis=-1)
 
@@ -182,7 +182,7 @@ def _idle_watts(records: Iterable[Row]) -> Idle:
     for record in records:
         windows = [w for w in record["windows"] if w["joules"] is not None] if record["kind"] == "idle" else []
         if windows:
-            rows = [[device["joules"] / device["seconds"] for device in _devices(window)] for window in windows]
+            rows = [[device["joules"] / device["seconds"] for device in devices_of(window)] for window in windows]
             watts.setdefault(record["process_id"], []).append(np.mean(rows, axis=0))
     return {process: np.array(spells) for process, spells in watts.items()}
 
@@ -203,18 +203,18 @@ def _why_not(records: Sequence[Row], absent: str) -> str:
     return "no round was measured for all variants" if records else absent
 
 
-def _devices(block: Row) -> list[Row]:
+def devices_of(block: Row) -> list[Row]:
     """The readings of the devices that `joules` sums up."""
     return [device for device in block["devices"] if device["kind"] == block["source"]]
 
 
 def _seconds(block: Row) -> float:
     """What the counters span; devices differ by less than a refresh."""
-    spans = [device["seconds"] for device in _devices(block)]
+    spans = [device["seconds"] for device in devices_of(block)]
     return sum(spans) / len(spans)
 
 
-def _throttles(block: Row) -> set[str]:
+def throttles_of(block: Row) -> set[str]:
     """What held a device's clocks back in a block."""
     states = [state for device in block["devices"] for state in device["states"]]
     return {event for state in states for event in state.get("clock_events") or ()} & THROTTLES

@@ -16,6 +16,11 @@ def ratio(a: float | None, b: float) -> float | None:
     return None if a is None or not b else a / b
 
 
+def counted(number: int, what: str) -> str:
+    """As in "1 window" and "2 windows"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def mean(values: Sequence[float]) -> float:
     """Of at least one value."""
     return sum(values) / len(values)

@@ -8,6 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.batch_notes import metering_notes
+from experiments.figure import counted
 from experiments.table_style import Summary, number, plain_table, share
 
 HEADS = ["batch", "tokens\n/s", "speed-up\non batch 1", "speed-up on\nreference", "latency\ns, mean", "p95", "row\nuse"]
@@ -19,7 +21,8 @@ def batch_tables(summary: Summary) -> Iterator[Table]:
     found = summary.get("batches")  # not in summaries of the first versions
     if not found or not found["decoders"]:
         return
-    table = plain_table(f"Batches: {found['windows']} windows, schedule {found['schedule']}", ["variant"], HEADS)
+    windows = counted(found["windows"], "window")
+    table = plain_table(f"Batches: {windows}, schedule {found['schedule']}", ["variant"], HEADS)
     for label, sizes in found["decoders"].items():
         for place, one in enumerate(sizes):
             table.add_row(
@@ -55,6 +58,7 @@ def batch_notes(summary: Summary) -> Iterator[str]:
     yield from sorted({f"batches: J/token: {one['joules_per_token_reason']}" for one in every.values()} - {NONE})
     if no_interval := {one["tokens_per_second_low_reason"] for one in every.values()} - {None}:
         yield from sorted(f"batches: {reason}" for reason in no_interval)
+    yield from (f"batches: {note}" for note in metering_notes(found))
     yield from _equality(every)
     yield from found["isolation"]
     if len(found["code_versions"]) > 1:

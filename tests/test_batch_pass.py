@@ -171,6 +171,15 @@ def test_windows_share_no_prompt_and_fill_the_rows(
     assert min(map(len, found)) >= wanted.sizes[-1]
 
 
+def test_prompts_of_different_turns_are_spread_so_that_every_window_fills_the_rows() -> None:
+    turns = [3, 1, 1, 1, 1] * 4  # were they dealt in turn, one window would have all the long ones
+    items = [(f"p{i}", turn, 0) for i, count in enumerate(turns) for turn in range(count)]
+    found, wanted = arranged(items, asked(1, 5))
+    assert sorted(map(len, found)) == [5, 5, 5, 6, 7] and not wanted.left_out
+    few, wanted = arranged([(f"p{i}", turn, 0) for i in range(3) for turn in range((7, 2, 2)[i])], asked(1, 4))
+    assert sorted(map(len, few)) == [4, 7] and not wanted.left_out
+
+
 def made(windows: int = 6, joules: float | None = 30.0) -> tuple[list[Row], list[Row]]:
     """Rows of a run and records of its windows: twice the tokens/s at batch 2, mtad three times as fast."""
     random = np.random.default_rng(0)
@@ -206,7 +215,8 @@ def made(windows: int = 6, joules: float | None = 30.0) -> tuple[list[Row], list
                         "joules": joules and joules * seconds,
                         "joules_reason": None if joules else "no meter",
                         "least_seconds": 0.0,
-                        "source": None,
+                        "source": "gpu" if joules else None,
+                        "devices": [DEVICE],
                         "isolation": LAP,
                     }
                 )
@@ -215,6 +225,8 @@ def made(windows: int = 6, joules: float | None = 30.0) -> tuple[list[Row], list
 
 SECONDS = {"prefill": 0.0, "decode": 1.0}
 LAP = {"others_cpu_cores": 0.0, "stolen_cpu_cores": 0.0, "gpu_processes": 0, "throttle": []}
+DEVICE = {"kind": "gpu", "uuid": "GPU-1", "method": "nvml_total_energy", "method_reason": None, "shared": False}
+DEVICE |= {"disagrees": False, "states": [{"clock_events": []}]}
 ASKED = {"sizes": [1, 2], "labels": ["mtad", "autoregressive"], "left_out": {}, "seconds": 0.0, "source": None}
 
 
@@ -234,6 +246,27 @@ def test_figures_of_windows_are_ratios_of_sums_with_intervals() -> None:
     few = batches(*made(2), ASKED)
     assert few is not None and few["decoders"]["mtad"][1]["tokens_per_second_low_reason"].endswith("than 5 windows")
     assert batches(records, rows, None) is None
+
+
+def test_joules_are_of_the_windows_that_have_them_in_all_cells_and_the_notes_tell_how() -> None:
+    records, rows = made()
+    lost = {**records[0], "joules": None, "joules_reason": "the counter was reset"}
+    traced = {**records[5], "devices": [{**DEVICE, "disagrees": True, "method": "nvml_power_trace"}]}
+    found = batches([lost, *records[1:5], traced, *records[6:]], rows, ASKED)
+    assert found is not None and (found["windows"], found["energy"]["windows"]) == (6, 5)
+    double = found["decoders"]["mtad"][1]
+    seconds = sum(r["seconds"] for r in records[4:] if (r["variant"], r["batch_size"]) == ("mtad", 2))
+    assert double["joules_per_token"] == pytest.approx(30 * seconds / 200) and double["joules_per_token_low"]
+    assert double["energy_ratio_to_single"]["value"] == pytest.approx(0.5)
+    notes = "; ".join(batch_notes({"batches": found}))
+    assert (
+        "J/token: gross, of the GPUs in use, prefill included; windows of 0.7 s or more (nvml_power_trace, nv" in notes
+    )
+    assert "J/token: of 5 of 6 windows: the counter was reset" in notes and "in 1 of 20 measurements counter" in notes
+    assert "windows shorter than 10 s" in notes
+    none = batches([{**record, "joules": None, "joules_reason": "lost"} for record in records], rows, ASKED)
+    assert none is not None and none["energy"] is None
+    assert none["decoders"]["mtad"][0]["energy_ratio_to_single"]["reason"] == "lost"
 
 
 def test_a_window_counts_only_if_one_process_has_measured_all_of_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.figure import counted
 from experiments.report.plots.measured import Value
 from experiments.report.plots.plot import Plot
 from experiments.report.plots.style import INTERVALS, entry, look, missing, plot, sheet
@@ -49,8 +50,8 @@ def batch_curves(run: Run) -> Plot | None:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("batch (texts)")
         axes.set_ylabel(PANELS[name])
-    windows, schedule = run.summary["batches"]["windows"], run.summary["batches"]["schedule"]
-    caption = [f"{windows} windows of texts, schedule {schedule}; what happens until a window's last text ends counts."]
+    windows, schedule = counted(run.summary["batches"]["windows"], "window"), run.summary["batches"]["schedule"]
+    caption = [f"{windows} of texts, schedule {schedule}; what happens until a window's last text ends counts."]
     caption += missing([(label, value) for name in names for label in decoders for value in found[name, label]])
     legend = [entry(label, own) for label, own in looks.items()]
     return plot(run, "batches", "by batch size", figure, legend, caption, f"{INTERVALS} over windows")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from experiments.batch_notes import metering_notes
+from experiments.figure import counted
 from experiments.report.results import Run
 from experiments.report.tables.figures import HEADING, ITSELF, VARIANT, Figures, caveats_of, dagger, sections_of
 from experiments.report.tables.table import Cell, Column, Row, Table, finished
@@ -86,7 +88,9 @@ def _notes(run: Run) -> Iterator[str]:
     """What was left out of a run's windows, and which texts nobody can explain."""
     found = run.summary["batches"]
     reference = next(iter(one["reference"] for sizes in found["decoders"].values() for one in sizes))
-    yield f"{run.name}: {found['windows']} windows, schedule {found['schedule']}, reference {reference}"
+    windows = counted(found["windows"], "window")
+    yield f"{run.name}: {windows}, schedule {found['schedule']}, reference {reference}"
+    yield from (f"{run.name}: {note}" for note in metering_notes(found))
     yield from (f"{run.name}: {name} is left out: {reason}" for name, reason in found["left_out"].items())
     every = [one for sizes in found["decoders"].values() for one in sizes]
     differing, unexplained = (sum(one[key] for one in every) for key in ("texts_differing", "texts_unexplained"))
