@@ -32,4 +32,4 @@ def memory_notes(summary: Mapping[str, Any]) -> Iterator[str]:
 
 def spoken(size: int) -> str:
     """Bytes in decimal units."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -28,10 +28,10 @@ def tiny(*overrides: str) -> Plan:
     return prepare(settings_of("limit=2", "max_new_tokens=8", "reference=[]", *overrides))
 
 
-@pytest.mark.parametrize("overrides", [(), ("dtype=bf16", "decoder=speculative")])
+@pytest.mark.parametrize("overrides", [(), ("dtype=bf16", "decoder=speculative", "batch_size=3")])
 def test_the_forecast_is_what_is_allocated_and_caches_do_not_grow(overrides: tuple[str, ...]) -> None:
     plan = tiny(*overrides)
-    need = forecast(plan)
+    need = forecast(plan, rows=plan.settings.rows)
     bench = Bench(plan, Provenance(plan.id, "p", None, "c", 0), Watch(plan.device))
     bench.reserve(need.room)
     bench.warm_up()
@@ -39,7 +39,7 @@ def test_the_forecast_is_what_is_allocated_and_caches_do_not_grow(overrides: tup
         bench.write(plan.settings.variants[0], prompt.id, 0, 0)
     for role, model in (("target", bench.pair.target), ("draft", bench.pair.draft)):
         assert need.weights[role] == sum(parameter.nbytes for parameter in model.lm.parameters())
-        assert need.caches[role] == model.cache.nbytes
+        assert need.caches[role] == model.cache.nbytes and need.rows == model.cache.rows
         assert model.cache.capacity == need.capacity >= need.room
 
 
@@ -63,7 +63,7 @@ def test_turns_that_follow_answers_are_as_long_as_these_can_be(saved_pair: Path,
 
 def test_what_is_said_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "device_memory", lambda _: (139 * 10**9, 140 * 10**9))
-    said = "memory: weights 26.0 GB + 0.1 GB, caches 1.2 GB for 1 row of 1280 positions"
+    said = "memory: weights 26.0 GB + 136.0 MB, caches 1.2 GB for 1 row of 1280 positions"
     assert NEED.say(CPU) == [f"{said}; 139.0 GB free on cpu"]
     assert NEED.say(CPU, loaded=True) == [said]
     monkeypatch.setattr(memory, "device_memory", lambda _: (28 * 10**9, 140 * 10**9))
@@ -114,4 +114,4 @@ def test_the_record_and_the_note_are_of_the_process_with_the_highest_peak() -> N
     (note,) = memory_notes({"memory": found})
     assert note == "memory: weights 26.1 GB, caches 1.2 GB; at most 3.0 GB, resident memory of the process"
     assert summed_up([{}, {"memory": killed}]) is None and not list(memory_notes({}))
-    assert (spoken(99_900_000), spoken(100_000_000)) == ("99.9 MB", "0.1 GB")
+    assert (spoken(999_900_000), spoken(1_000_000_000)) == ("999.9 MB", "1.0 GB")
