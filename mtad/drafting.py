@@ -64,7 +64,7 @@ def grow(reader: Reader, rule: Rule, depth: int, text: Text) -> Generator[Read, 
 
 def _whole(reader: Reader, rule: Rule, depth: int, text: Text) -> Read:
     """Asks for the whole draft at once where the rule can be done on the device, else for the root."""
-    if not isinstance(rule, OneEach | BeamSample | BeamSearch) or not reader.warp.top_k:
+    if not isinstance(rule, OneEach | BeamSample | BeamSearch) or not reader.grows:
         return reader.read(Tree())
     growth = Growth(rule.width, rule.draws, reader.warp, text.eos)
     uniforms = np.zeros((depth, rule.width))

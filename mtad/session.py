@@ -223,6 +223,12 @@ class Reader:
         """The same session under the untruncated law at temperature 1."""
         return self if self.warp == RAW else Reader(self.session, RAW)
 
+    @property
+    def grows(self) -> bool:
+        """Whether a whole draft can be asked for at once, by `Grow`."""
+        model = self.session.model
+        return self.warp.top_k > 0 and isinstance(model, Growing) and model.grows()
+
     def law(self, tree: Tree) -> Law:
         """The law after every node of a tree whose read has been served."""
         if self._version != self.session.version:
@@ -309,9 +315,8 @@ def _serve_drafts(reads: Sequence[Grow]) -> dict[int, Drafted]:
     """Answers by id of the read, as far as models can; what is left out is to be answered as a read."""
     groups: dict[tuple[int, Growth], list[Grow]] = {}
     for read in reads:
-        model = read.reader.session.model
-        if isinstance(model, Growing) and model.grows():
-            groups.setdefault((id(model), read.growth), []).append(read)
+        if read.reader.grows:
+            groups.setdefault((id(read.reader.session.model), read.growth), []).append(read)
     answers = {}
     for (_, growth), group in groups.items():
         model = group[0].reader.session.model
