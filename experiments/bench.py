@@ -24,6 +24,7 @@ from mtad.errors import UserError
 from mtad.generate import Output, generate, writing
 from mtad.loading import Blueprint, Pair, speller
 from mtad.luck import Luck
+from mtad.model import CausalModel
 from mtad.recorded import Mode
 from mtad.session import Session
 
@@ -63,6 +64,11 @@ class Shelf:
 shelf = Shelf()
 
 
+def engines_of(models: Mapping[str, CausalModel]) -> dict[str, dict[str, str | None]]:
+    """What runs each model's forwards, and why they are not recorded if that was asked for and cannot be done."""
+    return {role: {"engine": model.engine, "fallback": model.fallback} for role, model in models.items()}
+
+
 class Bench:
     """The pair of a plan and its two sessions, which write all texts of a process."""
 
@@ -78,9 +84,8 @@ class Bench:
 
     @property
     def engines(self) -> dict[str, dict[str, str | None]]:
-        """What runs each model's forwards, and why they are not recorded if that was asked for and cannot be done."""
-        models = {"target": self.pair.target, "draft": self.pair.draft}
-        return {role: {"engine": model.engine, "fallback": model.fallback} for role, model in models.items()}
+        """What runs each model's forwards, see `engines_of`."""
+        return engines_of({"target": self.pair.target, "draft": self.pair.draft})
 
     def reserve(self, positions: int) -> None:
         """Make the caches as large as the run needs them, so that none grows under the clock."""

@@ -2,7 +2,8 @@
 
 Reads of the draft model are answered first, until no text waits for it; then the target answers all in one forward.
 So texts keep in step, although each has its own length, tree and accepted length. A text that enters is prefilled by
-itself, while the others wait.
+itself, while the others wait. Once the queue is empty, the text of the last row in use moves to a row that falls free
+before it, so that forwards have no more rows than there are texts.
 
 Knows generators of reads, and sessions; refuses to know what they write.
 """
@@ -66,7 +67,7 @@ def write_batch(queue: Iterable[Start[T]], rows: Sequence[Row], clock: Callable[
 
     Args:
         queue: asked for the next text only when a row is free, so that it may go on as long as there is time.
-        rows: sessions of the same two models, each with a row of its own.
+        rows: sessions of the same two models, each with a row of its own, to which it returns at the end.
         clock: seconds.
 
     Raises:
@@ -82,7 +83,7 @@ class _Schedule(Generic[T]):
 
     def __init__(self, queue: Iterable[Start[T]], rows: Sequence[Row], clock: Callable[[], float]) -> None:
         self._queue = iter(queue)
-        self._rows = rows
+        self._rows = list(rows)
         self._clock = clock
         self._texts: dict[int, tuple[int, float, Generator[Read, Law, T]]] = {}  # row: number, entered, text
         self._waiting: dict[int, Read] = {}
@@ -92,10 +93,15 @@ class _Schedule(Generic[T]):
 
     def run(self) -> Batch[T]:
         self._begun = self._clock()
-        for row in range(len(self._rows)):
-            self._enter(row)
-        while self._waiting:
-            self._answer()
+        homes = [(session, session.row) for both in self._rows for session in both]
+        try:
+            for row in range(len(self._rows)):
+                self._enter(row)
+            while self._waiting:
+                self._answer()
+        finally:
+            for session, row in homes:
+                session.row = row
         seconds = self._clock() - self._begun
         whole = [self._ended[number] for number in range(self._entered)]
         forwards = self._forwards["target"], self._forwards["draft"]
@@ -134,6 +140,17 @@ class _Schedule(Generic[T]):
         for row, law in zip(served, laws, strict=True):
             if self._resume(row, law):
                 self._enter(row)
+        self._close_up()
+
+    def _close_up(self) -> None:
+        """Move texts from the last rows in use to free ones before them."""
+        while self._texts and (last := max(self._texts)) >= len(self._texts):
+            free = min(set(range(last)) - self._texts.keys())
+            for session, other in zip(self._rows[last], self._rows[free], strict=True):
+                session.model.copy(session.row, other.row)
+                session.row, other.row = other.row, session.row
+            self._rows[last], self._rows[free] = self._rows[free], self._rows[last]
+            self._texts[free], self._waiting[free] = self._texts.pop(last), self._waiting.pop(last)
 
     def _asks_draft(self, read: Read) -> bool:
         target, draft = (session.model for session in self._rows[0])

@@ -42,7 +42,8 @@ class TreeCacheLayer(CacheLayerMixin):
     def _written(self, kept: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         """`kept` is [rows x capacity, heads, size], rows those of the batch; heads are the local key/value heads."""
         batch, aim = new.shape[0], self.cache.aim
-        kept.index_copy_(0, aim.places, new.transpose(1, 2).reshape(-1, kept.shape[1], kept.shape[2]))
+        places = aim.places if aim.places.device == kept.device else aim.places.to(kept.device)
+        kept.index_copy_(0, places, new.transpose(1, 2).reshape(-1, kept.shape[1], kept.shape[2]))
         rows = kept.view(batch, -1, kept.shape[1], kept.shape[2])
         return rows[:, : aim.mask.shape[-1]].transpose(1, 2)
 
@@ -133,10 +134,18 @@ class TreeCache(Cache):
             self.slabs[device] = new.view(layers, two, -1, heads, size)
         return True
 
+    def copy(self, source: int, row: int) -> None:
+        """Let one row hold all that another holds."""
+        for slab in self.slabs.values():
+            kept = slab.view(*slab.shape[:2], self.rows, self.capacity, *slab.shape[3:])
+            kept[:, :, row] = kept[:, :, source]
+
     def move(self, row: int, sources: Sequence[int], start: int) -> None:
         """Move accepted entries of all layers to where the text goes on."""
         first = row * self.capacity
         index = torch.tensor([first + source for source in sources])
         for device, slab in self.slabs.items():
+            if device.type == "cuda":
+                index = index.pin_memory()  # from other memory a copy waits for the device
             moved = slab.index_select(2, index.to(device, non_blocking=True))
             slab[:, :, first + start : first + start + len(sources)] = moved

@@ -179,9 +179,7 @@ class BeamSearch:
     def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]:
         parents, tokens, logw = _pairs(tree, law, beams)
         if isinstance(logw, list):
-            order: Ids = nsmallest(
-                self.width, range(len(logw)), key=lambda i: -logw[i]
-            )  # equal ones stay in order
+            order: Ids = nsmallest(self.width, range(len(logw)), key=lambda i: -logw[i])  # equal ones stay in order
         else:
             order = _largest(logw, self.width)
         return [tree.add(int(parents[i]), int(tokens[i])) for i in order if logw[i] > -math.inf]

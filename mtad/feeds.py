@@ -60,6 +60,9 @@ class Model(Protocol):
     def move(self, row: int, sources: list[int], start: int) -> None:
         """Move cache entries `sources` of `row` to `start`, `start` + 1, ..."""
 
+    def copy(self, source: int, row: int) -> None:
+        """Let `row` hold what row `source` of the cache holds."""
+
     def reserve(self, positions: int) -> None:
         """Make room for so many cache positions a row now, so that no timed forward has to."""
 
@@ -102,12 +105,11 @@ class Together:
     sees: np.ndarray
 
     @classmethod
-    def of(cls, feeds: Sequence[Feed], new: int, end: int, capacity: int) -> Together:
-        """Every text padded to `new` tokens, over `end` positions of rows that have `capacity`."""
-        if len(feeds) == 1 and len(feeds[0].tokens) == new:
+    def of(cls, feeds: Sequence[Feed], new: int, end: int, capacity: int, span: range) -> Together:
+        """Every text padded to `new` tokens, over `end` positions of the rows `span`, which have `capacity`."""
+        first, rows = span.start, len(span)
+        if rows == 1 and len(feeds[0].tokens) == new:
             return cls._of_one(feeds[0], end)
-        first = min(feed.row for feed in feeds)
-        rows = max(feed.row for feed in feeds) - first + 1
         tokens = np.zeros((rows, new), dtype=np.int64)
         positions = np.zeros((rows, new), dtype=np.int64)
         places = np.repeat(np.arange(1, rows + 1) * capacity - 1, new).reshape(rows, new)
@@ -135,6 +137,12 @@ class Together:
     def inputs(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         """What a `Step` takes before the slabs."""
         return to_device((self.tokens, self.positions, self.places.ravel(), self.sees), device)
+
+
+def span_of(feeds: Sequence[Feed]) -> range:
+    """The rows from the first to the last that is fed."""
+    rows = [feed.row for feed in feeds]
+    return range(min(rows), max(rows) + 1)
 
 
 def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> tuple[torch.Tensor, ...]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from mtad.cache import TreeCache
 from mtad.clock import Mark, mark
-from mtad.feeds import Feed, Together, to_device
+from mtad.feeds import Feed, Together, span_of, to_device
 from mtad.growth import Grown, Growth
 from mtad.law import truncate
 from mtad.recorded import Forward, Step
@@ -167,7 +167,7 @@ class Program:
         width, levels = self.growth.width, max(map(len, uniforms))
         end = forward.end(max(feed.end for feed in feeds) + (levels - 1) * width, cache.capacity)
         new = forward.size(max(len(feed.tokens) for feed in feeds))
-        batch = Together.of(feeds, new, end, cache.capacity)
+        batch = Together.of(feeds, new, end, cache.capacity, forward.span(span_of(feeds), cache.rows))
         slabs = cache.take_aim(batch.first, batch.rows)
         last, draws, below = self._host(batch, feeds, uniforms, levels, cache.capacity)
         last_, draws_ = to_device((last, draws), device)
@@ -207,9 +207,10 @@ class Program:
         last = np.zeros(batch.rows, dtype=np.int64)
         draws = np.zeros((levels, batch.rows, width))
         ends = np.zeros((batch.rows, 1), dtype=np.int64)
+        depths = np.ones((batch.rows, 1), dtype=np.int64)
         for feed, ours in zip(feeds, uniforms, strict=True):
             row = feed.row - batch.first
-            last[row], ends[row] = len(feed.tokens) - 1, feed.end
+            last[row], ends[row], depths[row] = len(feed.tokens) - 1, feed.end, len(ours)
             draws[: len(ours), row] = ours
         idle = ends == 0
         starts = np.arange(batch.rows)[:, None] * capacity
@@ -217,7 +218,9 @@ class Program:
         for level in range(1, levels):
             own = np.where(idle, 0, ends + np.arange((level - 1) * width, level * width))
             places = np.where(idle, starts + capacity - 1, starts + own)
-            below.append((np.repeat(ends + level - 1, width, 1), places.ravel(), own))
+            # Texts with fewer levels idle along, at a position that the model has: they may be near their longest.
+            positions = ends + np.minimum(level, depths - 1) - 1
+            below.append((np.repeat(positions.clip(min=0), width, 1), places.ravel(), own))
         return last, draws, below
 
 

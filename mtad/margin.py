@@ -52,6 +52,10 @@ class Shaken:
         """As the model's."""
         self._model.move(row, sources, start)
 
+    def copy(self, source: int, row: int) -> None:
+        """As the model's."""
+        self._model.copy(source, row)
+
     def reserve(self, positions: int) -> None:
         """As the model's."""
         self._model.reserve(positions)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from mtad.cache import TreeCache
 from mtad.clock import Mark, mark
-from mtad.feeds import Feed, Together
+from mtad.feeds import Feed, Together, span_of
 from mtad.fused import Drafts, Program
 from mtad.growth import Growth
 from mtad.recorded import CannotRecordError, Eager, Forward, Graphs, Mode, Step, Traced
@@ -78,10 +78,10 @@ class CausalModel:
         self._to_record = False
         step = self._forward.step
         try:
-            if len(self.cache.slabs) > 1:
-                raise CannotRecordError("its layers are on several devices")
-            graphs = self.device.type == "cuda"
-            self._forward = Graphs(step) if graphs else Traced(step, tuple(self.cache.slabs.values()))
+            if len({weight.device for weight in self.lm.parameters()}) > 1:
+                raise CannotRecordError("its weights are on several devices")
+            recorded = Graphs if self.device.type == "cuda" else Traced
+            self._forward = recorded(step, tuple(self.cache.slabs.values()))
         except CannotRecordError as error:
             self._fallback = f"forwards run eagerly: {error}"
 
@@ -100,7 +100,8 @@ class CausalModel:
         self.reserve(max(feed.end for feed in feeds))
         end = forward.end(max(feed.end for feed in feeds), self.cache.capacity)
         new = forward.size(max(len(feed.tokens) for feed in feeds))
-        batch = Together.of(feeds, new, end, self.cache.capacity)
+        span = forward.span(span_of(feeds), self.cache.rows)
+        batch = Together.of(feeds, new, end, self.cache.capacity, span)
         logits = forward(forward.step, batch.inputs(self.device), self.cache.take_aim(batch.first, batch.rows))
         return [
             logits[feed.row - batch.first, len(feed.tokens) - feed.keep : len(feed.tokens), : self.vocabulary]
@@ -135,6 +136,11 @@ class CausalModel:
         """Move accepted cache entries to where the text goes on."""
         with torch.inference_mode():
             self.cache.move(row, sources, start)
+
+    def copy(self, source: int, row: int) -> None:
+        """Let one row of the cache hold what another holds."""
+        with torch.inference_mode():
+            self.cache.copy(source, row)
 
     def reserve(self, positions: int) -> None:
         """Make room in the cache."""

@@ -53,6 +53,9 @@ class ContextModel:
         self.written[row] = {place: entry for place, entry in cache.items() if place < start}
         self.written[row].update({start + i: entry for i, entry in enumerate(moved)})
 
+    def copy(self, source: int, row: int) -> None:
+        self.written[row] = dict(self.written[source])
+
     def reserve(self, positions: int) -> None:
         pass
 

@@ -6,18 +6,21 @@ from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from itertools import count
 
+import numpy as np
 import pytest
+import torch
 
 from baselines.autoregressive import Autoregressive
 from experiments.batch_equal import first_difference
 from mtad.batch import Batch, Start, write_batch
 from mtad.decoder import Decoder, RoundDecoder
 from mtad.ending import Limits
-from mtad.feeds import Model
+from mtad.feeds import Feed, Growing, Model, Together, span_of
 from mtad.generate import Output, writing
 from mtad.law import Sampling
 from mtad.luck import Luck
-from mtad.margin import decided, varies
+from mtad.margin import Shaken, decided, varies
+from mtad.recorded import Graphs
 from mtad.session import Session
 from tests.fakes import TableModel, llama, noisy
 from tests.helpers import DECODERS, PURE, from_yaml, spell, write
@@ -106,6 +109,48 @@ def test_a_text_that_ends_leaves_its_row_to_the_next_and_all_go_on_in_one_forwar
 LUCK = Luck(0, "prompt")
 
 
+class Watched(TableModel):
+    """Knows which rows each forward of a round has fed."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__([[3, 1, 2], [2, 3, 1], [1, 2, 3]], rows)
+        self.fed: list[list[int]] = []
+
+    def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        self.fed.append([feed.row for feed in feeds])
+        return super().forward(feeds)
+
+
+def test_when_the_queue_is_empty_texts_of_the_last_rows_move_to_free_ones_and_come_out_the_same() -> None:
+    def queue() -> list[Start[Output]]:
+        return [
+            partial(
+                lambda t, d, limit: writing(Autoregressive(), t, d, [limit % 3], Limits(limit), PURE, LUCK, spell),
+                limit=limit,
+            )
+            for limit in (2, 3, 12, 9)
+        ]
+
+    table = Watched(4)
+    rows = [(Session(table, row), Session(table, row)) for row in range(4)]
+    moved = write_batch(queue(), rows)
+    assert table.fed == [[0, 1, 2, 3]] * 2 + [[0, 1, 2]] + [[0, 1]] * 6 + [[0]] * 3
+    assert [output.tokens for output in moved.outputs] == [
+        output.tokens for output in write_batch(queue(), rows[:1]).outputs
+    ]
+    assert [(target.row, draft.row) for target, draft in rows] == [(row, row) for row in range(4)]
+
+
+def test_on_a_gpu_forwards_of_few_different_spans_of_rows_are_recorded() -> None:
+    spans = {Graphs.span(None, range(first, last + 1), 12) for last in range(12) for first in range(last + 1)}  # type: ignore[arg-type]
+    assert spans == {range(1), range(2), range(4), range(8), range(12)}
+    feeds = [Feed(row, 3, [7], [3], 3, np.ones((1, 1), dtype=bool), 1) for row in (2, 5)]
+    wide = Together.of(feeds, 1, 4, 16, range(8))
+    assert (wide.first, wide.tokens[:, 0].tolist()) == (0, [0, 0, 7, 0, 0, 7, 0, 0])
+    assert wide.places[:, 0].tolist() == [15, 31, 35, 63, 79, 83, 111, 127]  # those that idle write their last place
+    assert span_of(feeds) == range(2, 6)
+
+
 def test_the_draft_is_asked_until_no_text_waits_for_it_and_the_target_then_once_for_all() -> None:
     laws: list[list[float]] = [[3, 1, 1, 1], [1, 3, 1, 1], [1, 1, 3, 1], [1, 1, 1, 3]]
     target, draft = TableModel(laws, rows=2), TableModel(laws, rows=2)
@@ -147,6 +192,21 @@ def test_a_choice_between_equals_varies_and_a_clear_one_does_not() -> None:
         return varies(decide, table, table)
 
     assert chosen(0.5) and chosen(0.5002) and not chosen(0.51)
+
+
+def test_a_shaken_model_is_read_level_by_level_so_that_its_draft_is_shaken_too() -> None:
+    class Grower(TableModel):
+        def grows(self) -> bool:
+            return True
+
+        def grow(self, *_: object) -> None:
+            raise AssertionError("drafts that grow on the device are not shaken")
+
+    even, clear, target = Grower([[1, 1, 1]] * 3), Grower([[6, 3, 1]] * 3), TableModel([[6, 3, 1]] * 3)
+    assert isinstance(even, Growing) and not isinstance(Shaken(even, 0), Growing)
+    decoder = from_yaml("mtad", gamma=2, width=2)
+    decide = decided(decoder, [0], [], Limits(9), Sampling(1.0, 3, 1.0, True), LUCK, spell, 9)
+    assert varies(decide, target, even) and not varies(decide, target, clear)
 
 
 def test_where_two_texts_part_is_told_by_their_rounds() -> None:

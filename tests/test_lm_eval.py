@@ -102,6 +102,31 @@ def test_greedy_answers_are_those_of_the_decoder_itself(decoder: str, saved_pair
     assert lm.writer.totals.tokens == 2 * len(written.tokens)
 
 
+@pytest.mark.parametrize("decoder", ["mtad", "autoregressive"])
+def test_engine_threads_and_type_of_number_are_as_asked_for_and_stand_in_the_results(
+    decoder: str, saved_pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mtad.dtypes.has_bf16", lambda device: True)
+    threads = torch.get_num_threads()
+    try:
+        for engine, runs in (("auto", "traced"), ("eager", "eager")):
+            lm = model(saved_pair, decoder, engine=engine, threads=1, dtype="auto")
+            answers(lm, (CONTEXT, GREEDY))
+            told = lm.get_model_info()["mtad_bench"]
+            assert told["engines"]["target"] == {"engine": runs, "fallback": None}
+            assert told["weights"]["target"]["dtype"] == "bfloat16" and told["threads"] == 1
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_auto_asks_the_device_that_the_pair_runs_on(saved_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+    monkeypatch.setattr("experiments.lm_eval.writer.find_device", lambda name: torch.device("meta"))
+    monkeypatch.setattr("mtad.dtypes.has_bf16", asked.append)
+    model(saved_pair, dtype="auto")
+    assert set(asked) == {torch.device("meta")}
+
+
 def test_a_sampled_answer_can_be_made_again_alone_and_repeats_differ(saved_pair: Path) -> None:
     lm = model(saved_pair, seed=3, temperature=2.0)
     other = (" ".join(WORDS[6:12]), SAMPLED)
@@ -195,6 +220,10 @@ def test_a_long_text_is_scored_in_windows_each_token_once(saved_pair: Path) -> N
         ({"top_p": 7}, "top_p must be in"),
         ({"seed": -1}, "seed must be"),
         ({"max_new_tokens": 0}, "max_new_tokens must be"),
+        ({"engine": "fast"}, "engine must be one of auto, recorded, eager, not 'fast'"),
+        ({"engine": None}, "engine must be one of auto, recorded, eager, not None"),
+        ({"threads": 0}, "threads must be a number >= 1"),
+        ({"threads": "many"}, "threads must be a whole number"),
     ],
 )
 def test_wrong_arguments_are_one_line(given: Mapping[str, Any], said: str) -> None:

@@ -15,7 +15,8 @@ from mtad.errors import UserError
 from mtad.folders import find_folder
 from mtad.law import Sampling
 from mtad.loading import ModelSpec
-from mtad.options import at_least
+from mtad.options import at_least, one_of
+from mtad.recorded import Mode
 
 CONF = Path(__file__).parents[2] / "conf"
 SAMPLING = ("temperature", "top_k", "top_p")  # greedy or not is what each request says
@@ -28,7 +29,7 @@ class Options:
     Attributes:
         pair: the YAML of conf/model that the two models are taken from.
         target, draft: a folder or a hub id in place of that YAML's.
-        device, dtype: as the keys of conf/config.yaml.
+        device, dtype, engine, threads: as the keys of conf/config.yaml.
         seed: of the counted randomness.
         max_new_tokens: the longest answer where a task does not say.
     """
@@ -38,10 +39,15 @@ class Options:
     draft: str | None = None
     device: str = "auto"
     dtype: str | None = None
+    engine: Mode = "auto"
+    threads: int | None = None
     seed: int = 0
     max_new_tokens: int = 256
 
     def __post_init__(self) -> None:
+        one_of("engine", self.engine, Mode)
+        if self.threads is not None:
+            at_least("threads", self.threads, 1)
         at_least("seed", self.seed, 0)
         at_least("max_new_tokens", self.max_new_tokens, 1)
 

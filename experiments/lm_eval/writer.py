@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
+from experiments.bench import engines_of
 from experiments.lm_eval.arguments import Arguments
 from experiments.redact import redact
+from experiments.threads import set_threads
 from mtad.ending import Limits
 from mtad.generate import Output, generate
 from mtad.law import Sampling
@@ -70,16 +72,20 @@ class Writer:
     def __init__(self, arguments: Arguments) -> None:
         self.arguments = arguments
         self.totals = Totals()
-        device = find_device(arguments.options.device)
-        blueprint = inspect_pair(arguments.target, arguments.draft, arguments.options.dtype)
+        options = arguments.options
+        device = find_device(options.device)
+        set_threads(options.threads)
+        blueprint = inspect_pair(arguments.target, arguments.draft, options.dtype, device)
         if arguments.decoder.drafts:
-            pair = blueprint.load(device)
+            pair = blueprint.load(device, engine=options.engine)
             self._target, draft = pair.target, pair.draft
         else:  # the draft is the target's spec again, never read: its weights need not be there twice
-            self._target = draft = CausalModel(read_weights(blueprint.target, device), blueprint.vocabulary)
+            weights = read_weights(blueprint.target, device)
+            self._target = draft = CausalModel(weights, blueprint.vocabulary, engine=options.engine)
         self.tokenizer = blueprint.tokenizer
         self.max_positions = blueprint.max_positions
         self._origins, self._eos = blueprint.origins, blueprint.eos
+        self._models = {"target": self._target, "draft": draft}
         self._sessions = Session(self._target), Session(draft)
         self._detokenise = speller(blueprint.tokenizer)
 
@@ -116,6 +122,8 @@ class Writer:
                 "sampling": asdict(arguments.sampling),
                 "seed": arguments.options.seed,
                 "weights": {name: asdict(self._origins[name]) for name in roles},
+                "engines": engines_of({name: self._models[name] for name in roles}),
+                "threads": torch.get_num_threads(),
                 "figures": self.totals.figures,
             }
         )
