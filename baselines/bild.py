@@ -70,7 +70,7 @@ class Bild:
         chain = drafted.tree
         p = yield target.read(chain)
         judge = p if self.rollback_law == "warped" else (yield target.raw.read(chain))  # no second forward
-        refused = np.flatnonzero(-judge.edges(chain)[1:] > self.rollback)
+        refused = np.flatnonzero(-np.array(judge.edges(chain))[1:] > self.rollback)
         node = int(refused[0]) if len(refused) else len(chain) - 1
         source = Source.CORRECTED if len(refused) else Source.TARGET
         return close(text, chain, node, lambda u: p.best(node) if text.greedy else p.draw(node, u), source)

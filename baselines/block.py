@@ -18,9 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
-from baselines.speculative import residual_draw, surplus
+from baselines.speculative import ratios, residual_draw, surplus
 from mtad.decoder import Round, Rounds, Source, Text
 from mtad.drafting import OneEach, grow
 from mtad.law import Law
@@ -60,7 +58,7 @@ def verify_block(text: Text, chain: Tree, p: Law, q: Law) -> Round:
         p: a row for every node.
         q: a row for every node but the last.
     """
-    ratio, depth = np.exp(p.edges(chain) - q.edges(chain)), len(chain) - 1
+    ratio, depth = ratios(p, q, chain), len(chain) - 1
     w = [1.0]
     for node in range(1, depth + 1):
         w.append(min(1.0, w[-1] * float(ratio[node])))

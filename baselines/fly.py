@@ -31,7 +31,7 @@ from typing import Literal
 import numpy as np
 
 from baselines.lenience import one_each
-from baselines.speculative import residual_draw
+from baselines.speculative import ratios, residual_draw
 from mtad.decoder import Rounds, Source, Text
 from mtad.drafting import BeamSearch, grow
 from mtad.law import Law
@@ -107,7 +107,7 @@ class Fly:
             same = [p.best(node) == chain.tokens[node + 1] for node in nodes]
             return same, same
         if self.match == "ratio":
-            ratio = np.exp(p.edges(chain)[1:] - q.edges(chain)[1:])
+            ratio = ratios(p, q, chain)[1:]
             passes = [bool(luck.accept(start + node, start) < ratio[node]) for node in nodes]
             return passes, passes
 

@@ -10,6 +10,7 @@ Leviathan, Kalman, Matias: "Fast Inference from Transformers via Speculative Dec
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -47,6 +48,11 @@ class Speculative:
         return verify(text, drafted.tree, p, drafted.law)
 
 
+def ratios(p: Law, q: Law, chain: Tree) -> list[float]:
+    """p / q of every token of a chain that was drawn from q, given those before it; 1 at the root."""
+    return [math.exp(a - b) for a, b in zip(p.edges(chain), q.edges(chain), strict=True)]
+
+
 def verify(text: Text, chain: Tree, p: Law, q: Law) -> Round:
     """Token-wise verification of a chain that was drawn from q, so that what is emitted has the law p.
 
@@ -54,7 +60,7 @@ def verify(text: Text, chain: Tree, p: Law, q: Law) -> Round:
         p: a row for every node; another law than the target's makes that law the one that is sampled.
         q: a row for every node but the last.
     """
-    ratio = np.exp(p.edges(chain) - q.edges(chain))
+    ratio = ratios(p, q, chain)
     node, depth = ROOT, len(chain) - 1
     while node < depth and text.luck.accept(text.start + node, text.start) < ratio[node + 1]:
         node += 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -62,7 +64,7 @@ def grow(reader: Reader, rule: Rule, depth: int, text: Text) -> Generator[Read, 
 
 def _whole(reader: Reader, rule: Rule, depth: int, text: Text) -> Read:
     """Asks for the whole draft at once where the rule can be done on the device, else for the root."""
-    if not isinstance(rule, OneEach | BeamSample | BeamSearch) or not reader.warp.top_k:
+    if not isinstance(rule, OneEach | BeamSample | BeamSearch) or not reader.grows:
         return reader.read(Tree())
     growth = Growth(rule.width, rule.draws, reader.warp, text.eos)
     uniforms = np.zeros((depth, rule.width))
@@ -155,7 +157,7 @@ class BeamSample:
 
     def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]:
         parents, tokens, logw = _pairs(tree, law, beams)
-        weights = np.exp(logw - logw.max())
+        weights = _exp(logw)
         nodes = []
         draws = self.width if self.replacement else min(self.width, int(np.count_nonzero(weights)))
         for index in range(draws):
@@ -176,17 +178,44 @@ class BeamSearch:
 
     def __call__(self, tree: Tree, law: Law, beams: list[int], draw: Draw) -> list[int]:
         parents, tokens, logw = _pairs(tree, law, beams)
-        if len(logw) > self.width:  # a full sort of the vocabulary would cost more than the forward
-            kept = logw >= np.partition(logw, -self.width)[-self.width]
-            parents, tokens, logw = parents[kept], tokens[kept], logw[kept]
-        order = np.argsort(-logw, kind="stable")[: self.width]
-        return [tree.add(int(parents[i]), int(tokens[i])) for i in order if logw[i] > -np.inf]
+        if isinstance(logw, list):
+            order: Ids = nsmallest(self.width, range(len(logw)), key=lambda i: -logw[i])  # equal ones stay in order
+        else:
+            order = _largest(logw, self.width)
+        return [tree.add(int(parents[i]), int(tokens[i])) for i in order if logw[i] > -math.inf]
 
 
-def _pairs(tree: Tree, law: Law, beams: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+Ids = np.ndarray | list[int]
+Numbers = np.ndarray | list[float]
+
+
+def _pairs(tree: Tree, law: Law, beams: list[int]) -> tuple[Ids, Ids, Numbers]:
     """Every (beam, token) of the support: parents, tokens, joint log-weights; by beam, then token id."""
     joint = tree.joint(law)
-    rows = [law.row(beam) for beam in beams]
-    parents = np.repeat(beams, [len(ids) for ids, _ in rows])
-    tokens = np.concatenate([ids for ids, _ in rows])
-    return parents, tokens, np.concatenate([joint[beam] + logp for beam, (_, logp) in zip(beams, rows, strict=True)])
+    if law.short is None:
+        rows = [law.row(beam) for beam in beams]
+        parents = np.repeat(beams, [len(ids) for ids, _ in rows])
+        logw = [joint[beam] + logp for beam, (_, logp) in zip(beams, rows, strict=True)]
+        return parents, np.concatenate([ids for ids, _ in rows]), np.concatenate(logw)
+    short = [(beam, float(joint[beam]), *law.short[beam]) for beam in beams]
+    return (
+        [beam for beam, _, ids, _ in short for _ in ids],
+        [token for _, _, ids, _ in short for token in ids],
+        [before + x for _, before, _, logp in short for x in logp],
+    )
+
+
+def _exp(logw: Numbers) -> Numbers:
+    """Weights from log-weights, the largest 1."""
+    if isinstance(logw, list):
+        top = max(logw)
+        return [math.exp(x - top) for x in logw]
+    return np.exp(logw - logw.max())
+
+
+def _largest(logw: np.ndarray, number: int) -> np.ndarray:
+    """Places of the largest, equal ones in their order, without the full sort of a vocabulary."""
+    if len(logw) <= number:
+        return np.argsort(-logw, kind="stable")
+    kept = np.flatnonzero(logw >= np.partition(logw, -number)[-number])
+    return kept[np.argsort(-logw[kept], kind="stable")[:number]]

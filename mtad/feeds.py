@@ -108,9 +108,11 @@ class Together:
     def of(cls, feeds: Sequence[Feed], new: int, end: int, capacity: int, span: range) -> Together:
         """Every text padded to `new` tokens, over `end` positions of the rows `span`, which have `capacity`."""
         first, rows = span.start, len(span)
+        if rows == 1 and len(feeds[0].tokens) == new:
+            return cls._of_one(feeds[0], end)
         tokens = np.zeros((rows, new), dtype=np.int64)
         positions = np.zeros((rows, new), dtype=np.int64)
-        places = pad_places(rows, new, capacity)
+        places = np.repeat(np.arange(1, rows + 1) * capacity - 1, new).reshape(rows, new)
         sees = np.zeros((rows, new, end), dtype=bool)
         sees[:, :, 0] = True
         for feed in feeds:
@@ -123,6 +125,15 @@ class Together:
             sees[row, :n, known : known + feed.sees.shape[1]] = feed.sees
         return cls(first, rows, tokens, positions, places, sees)
 
+    @classmethod
+    def _of_one(cls, feed: Feed, end: int) -> Together:
+        """The common case, in a third of the time."""
+        sees = np.zeros((1, len(feed.tokens), end), dtype=bool)
+        sees[0, :, : feed.known] = True
+        sees[0, :, feed.known : feed.end] = feed.sees
+        tokens, positions = np.array([feed.tokens]), np.array([feed.positions])
+        return cls(feed.row, 1, tokens, positions, np.arange(feed.start, feed.end)[None], sees)
+
     def inputs(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         """What a `Step` takes before the slabs."""
         return to_device((self.tokens, self.positions, self.places.ravel(), self.sees), device)
@@ -132,11 +143,6 @@ def span_of(feeds: Sequence[Feed]) -> range:
     """The rows from the first to the last that is fed."""
     rows = [feed.row for feed in feeds]
     return range(min(rows), max(rows) + 1)
-
-
-def pad_places(rows: int, new: int, capacity: int) -> np.ndarray:
-    """The places of padding, int64 [rows, new]."""
-    return np.repeat(np.arange(1, rows + 1) * capacity - 1, new).reshape(rows, new)
 
 
 def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> tuple[torch.Tensor, ...]:

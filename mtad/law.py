@@ -9,10 +9,14 @@ Knows logits and numbers; refuses to know models, texts and decoders.
 
 from __future__ import annotations
 
+import math
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import accumulate
+from operator import eq
 
 import numpy as np
 import torch
@@ -22,69 +26,121 @@ from mtad.tree import Tree
 
 # Ties at the edge of the top k are settled by token id; this many further values are looked at for them.
 TIE_MARGIN = 8
+# Laws of at most so many rows of at most so many tokens are handled as plain numbers on a CPU.
+FEW_ROWS, SHORT = 16, 64
+
+
+Row = tuple[Sequence[int], Sequence[float]]
 
 
 class Law:
     """Rows of log-probabilities over a shared or a truncated support.
 
+    Short rows are held as plain numbers: on ten of them, and with caches that a large model has just swept, Python is
+    several times faster than an array library. Arrays of them are made when asked for.
+
     Attributes:
-        ids: int64 [rows, k], ascending in each row, or None where column j is token j.
-        logp: float64 [rows, k]; minus infinity for what truncation removed.
+        short: row by row the token ids of the support, ascending, and their log-probabilities; None where these are
+            in arrays.
     """
 
     def __init__(self, ids: np.ndarray | None, logp: np.ndarray) -> None:
-        self.ids = ids
-        self.logp = logp
+        """See the attributes `ids` and `logp`."""
+        self.short: list[Row] | None = None
+        self._ids = ids
+        self._logp: np.ndarray | None = logp
+
+    @classmethod
+    def of_rows(cls, rows: list[Row]) -> Law:
+        """A law of short rows."""
+        law = cls.__new__(cls)
+        law.short, law._ids, law._logp = rows, None, None
+        return law
 
     @classmethod
     def points(cls, tokens: Sequence[int]) -> Law:
         """The law that is sure of one token in each row."""
-        return cls(np.array(tokens, dtype=np.int64)[:, None], np.zeros((len(tokens), 1)))
+        return cls.of_rows([((token,), (0.0,)) for token in tokens])
+
+    @property
+    def ids(self) -> np.ndarray | None:
+        """int64 [rows, k], ascending in each row, or None where column j is token j."""
+        self._make_arrays()
+        return self._ids
+
+    @property
+    def logp(self) -> np.ndarray:
+        """float64 [rows, k]; minus infinity for what truncation removed, and for padding."""
+        self._make_arrays()
+        assert self._logp is not None
+        return self._logp
+
+    def _make_arrays(self) -> None:
+        if self._logp is not None or self.short is None:
+            return
+        width = max((len(ids) for ids, _ in self.short), default=0)
+        self._ids = np.full((len(self.short), width), np.iinfo(np.int64).max)
+        self._logp = np.full((len(self.short), width), -np.inf)
+        for i, (ids, logp) in enumerate(self.short):
+            self._ids[i, : len(ids)] = ids
+            self._logp[i, : len(ids)] = logp
 
     def __len__(self) -> int:
-        return len(self.logp)
+        return len(self.logp) if self.short is None else len(self.short)
 
     def take(self, rows: list[int] | np.ndarray) -> Law:
         """The law of the named rows, in that order."""
+        if self.short is not None:
+            return Law.of_rows([self.short[row] for row in rows])
         return Law(None if self.ids is None else self.ids[rows], self.logp[rows])
 
     def first(self, rows: int) -> Law:
         """The law of the first `rows` rows, not copied."""
+        if self.short is not None:
+            return self if rows == len(self.short) else Law.of_rows(self.short[:rows])
         return Law(None if self.ids is None else self.ids[:rows], self.logp[:rows])
 
     def row(self, node: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and their log-probabilities after `node`, the support only, ids ascending."""
-        logp = self.logp[node]
-        inside = np.flatnonzero(logp > -np.inf)
-        return (inside if self.ids is None else self.ids[node][inside]), logp[inside]
+        if self.short is not None:
+            ids, logp = self.short[node]
+            return np.array(ids), np.array(logp)
+        inside = np.flatnonzero(self.logp[node] > -np.inf)
+        return (inside if self.ids is None else self.ids[node][inside]), self.logp[node][inside]
 
     def of(self, node: int, tokens: np.ndarray) -> np.ndarray:
         """Log-probability of each of `tokens` after `node`, float64 [tokens]."""
-        if self.ids is None:
+        if self.short is None and self.ids is None:
             return self.logp[node][tokens]
-        ids, logp = self.ids[node], self.logp[node]
+        ids, logp = self.row(node)
         places = np.searchsorted(ids, tokens).clip(max=len(ids) - 1)
         return np.where(ids[places] == tokens, logp[places], -np.inf)
 
-    def edges(self, tree: Tree) -> np.ndarray:
-        """Log-probability of every node given its parent, float64 [nodes]; 0 at the root."""
-        edges = np.zeros(len(tree))
-        parents, tokens = np.array(tree.parents[1:], dtype=np.int64), np.array(tree.tokens[1:], dtype=np.int64)
-        if self.ids is None:
-            edges[1:] = self.logp[parents, tokens]
-        elif len(parents):
-            hit = self.ids[parents] == tokens[:, None]
-            edges[1:] = np.where(hit, self.logp[parents], -np.inf).max(axis=1)
-        return edges
+    def edges(self, tree: Tree) -> list[float]:
+        """Log-probability of every node given its parent; 0 at the root."""
+        parents, tokens = tree.parents[1:], tree.tokens[1:]
+        if self.short is not None:
+            known = {parent: dict(zip(*self.short[parent], strict=True)) for parent in set(parents)}
+            pairs = zip(parents, tokens, strict=True)
+            return [0.0, *(known[parent].get(token, -math.inf) for parent, token in pairs)]
+        if self.ids is None or not parents:
+            return [0.0, *self.logp[parents, tokens].tolist()] if parents else [0.0]
+        hit = self.ids[parents] == np.array(tokens)[:, None]
+        return [0.0, *np.where(hit, self.logp[parents], -np.inf).max(axis=1).tolist()]
 
     def draw(self, node: int, uniform: float) -> int:
         """The token after `node` at which the cumulative law passes `uniform` (in [0, 1))."""
-        logp = self.logp[node]
-        column = inverse_cdf(np.exp(logp), uniform)
+        if self.short is not None:
+            ids, logp = self.short[node]
+            return ids[inverse_cdf([math.exp(x) for x in logp], uniform)]
+        column = inverse_cdf(np.exp(self.logp[node]), uniform)
         return int(column if self.ids is None else self.ids[node][column])
 
     def best(self, node: int) -> int:
         """The most probable token after `node`; the smallest id among equals."""
+        if self.short is not None:
+            ids, logp = self.short[node]
+            return ids[logp.index(max(logp))]
         column = int(self.logp[node].argmax())
         return int(column if self.ids is None else self.ids[node][column])
 
@@ -95,10 +151,14 @@ def side_by_side(p: Law, q: Law, node: int) -> tuple[np.ndarray, np.ndarray, np.
     return tokens, np.exp(p.of(node, tokens)), np.exp(q.of(node, tokens))
 
 
-def inverse_cdf(weights: np.ndarray, uniform: float) -> int:
+def inverse_cdf(weights: np.ndarray | list[float], uniform: float) -> int:
     """Index drawn from unnormalised `weights` [n] at `uniform` in [0, 1); never one of weight zero."""
-    total = weights.cumsum()
-    place = int(np.searchsorted(total, uniform * total[-1], side="right"))
+    if isinstance(weights, list):
+        total = list(accumulate(weights))
+        place = bisect_right(total, uniform * total[-1])
+        return place if place < len(weights) else max(i for i, weight in enumerate(weights) if weight > 0)
+    sums = weights.cumsum()
+    place = int(np.searchsorted(sums, uniform * sums[-1], side="right"))
     return min(place, int(np.flatnonzero(weights)[-1]))
 
 
@@ -123,12 +183,40 @@ class Warp:
         if not self.top_k:
             return self._of_all(logits.float())
         settings = (min(self.top_k, vocabulary), self.temperature, self.top_p)
+        if logits.device.type == "cpu" and len(logits) <= FEW_ROWS and self.top_k <= SHORT:
+            return self._short(logits.float(), settings[0])
         found = _truncate(logits.device)(logits, *settings).cpu().numpy()
         if found[:, -1].any():  # more ties than the margin holds
             ranks = logits.float().sort(dim=-1, descending=True, stable=True)
             found = ranked(ranks.values, ranks.indices, *settings).cpu().numpy()
         k = settings[0]
         return Law(found[:, :k].astype(np.int64), found[:, k : 2 * k])
+
+    def _short(self, logits: torch.Tensor, k: int) -> Law:
+        """The law of a few rows on the host, by the arithmetic of `truncate` on plain numbers."""
+        found = torch.topk(logits, min(k + 1, logits.shape[-1]), dim=-1)
+        rows: list[Row] = []
+        for values, ids, logit in zip(found.values.tolist(), found.indices.tolist(), logits, strict=True):
+            if any(map(eq, values, values[1:])):
+                if values[-1] == values[k - 1]:  # topk itself promises no order among equal ones
+                    ids = logit.sort(descending=True, stable=True).indices[:k].tolist()
+                    values = logit[ids].tolist()
+                ordered = sorted((-value, token) for value, token in zip(values, ids, strict=True))
+                values, ids = [-value for value, _ in ordered], [token for _, token in ordered]
+            scaled = [(value - values[0]) / self.temperature for value in values[:k]]
+            weights = [math.exp(x) for x in scaled]
+            mass, kept = weights[0], 1
+            if self.top_p < 1:
+                edge = self.top_p * sum(weights)
+                while kept < k and mass < edge:
+                    mass += weights[kept]
+                    kept += 1
+            else:
+                mass, kept = sum(weights), k
+            total = math.log(mass)
+            row = sorted(zip(ids[:kept], [x - total for x in scaled[:kept]], strict=True))
+            rows.append(([token for token, _ in row], [logp for _, logp in row]))
+        return Law.of_rows(rows)
 
     def _of_all(self, logits: torch.Tensor) -> Law:
         """Without top-k: over the whole vocabulary, or what top-p leaves of it."""

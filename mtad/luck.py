@@ -9,6 +9,9 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
+
+WORDS = 8  # numbers of 64 bits in a digest
 
 
 class Purpose(IntEnum):
@@ -50,6 +53,12 @@ class Luck:
         return self._uniform(Purpose.ACCEPT, position, start, index)
 
     def _uniform(self, purpose: Purpose, position: int, start: int, index: int) -> float:
-        address = struct.pack("<6q", self.seed, self.repeat, purpose, position, start, index) + self.prompt.encode()
-        digest = hashlib.blake2b(address, digest_size=8).digest()
-        return (int.from_bytes(digest, "little") >> 11) / 2**53
+        block, place = divmod(index, WORDS)
+        address = struct.pack("<6q", self.seed, self.repeat, purpose, position, start, block) + self.prompt.encode()
+        return (_words(address)[place] >> 11) / 2**53
+
+
+@lru_cache(maxsize=16)
+def _words(address: bytes) -> tuple[int, ...]:
+    """One digest serves several indices, which are mostly asked for one after the other."""
+    return struct.unpack(f"<{WORDS}Q", hashlib.blake2b(address, digest_size=8 * WORDS).digest())

@@ -30,7 +30,7 @@ PREFILL_CHUNK = 512
 SLOTS = 64  # room for the paths of so many read nodes; doubled at need
 TREE_ROOM = 256  # cache positions reserved for the trees of a round; larger ones make the cache grow on the way
 
-_NOTHING = np.zeros((0, 0))
+_NOTHING = Law(None, np.zeros((0, 0)))
 
 
 class Session:
@@ -212,8 +212,7 @@ class Reader:
         self._version = -1
         self._chunks = 0
         self._rows = 0
-        self._ids: np.ndarray | None = None
-        self._logp = _NOTHING
+        self._held = _NOTHING  # the law of all rows, and after arrays have grown some spare ones
 
     def read(self, tree: Tree) -> Read:
         """Ask for the law after every node of `tree`: ``law = yield reader.read(tree)``."""
@@ -224,41 +223,50 @@ class Reader:
         """The same session under the untruncated law at temperature 1."""
         return self if self.warp == RAW else Reader(self.session, RAW)
 
+    @property
+    def grows(self) -> bool:
+        """Whether a whole draft can be asked for at once, by `Grow`."""
+        model = self.session.model
+        return self.warp.top_k > 0 and isinstance(model, Growing) and model.grows()
+
     def law(self, tree: Tree) -> Law:
         """The law after every node of a tree whose read has been served."""
         if self._version != self.session.version:
             self._version, self._chunks, self._rows = self.session.version, 0, 0
-            self._ids, self._logp = None, _NOTHING
         for chunk in self.session.chunks(self._chunks):
             self._append(self.warp(chunk))
             self._chunks += 1
-        law = Law(None if self._ids is None else self._ids[: self._rows], self._logp[: self._rows])
         slots = self.session.slots(tree)
         # A tree read alone and in order, the common case, needs no copy of its rows.
-        return law.first(len(slots)) if slots == list(range(len(slots))) else law.take(slots)
+        return self._held.first(len(slots)) if slots == list(range(len(slots))) else self._held.take(slots)
 
     def _append(self, law: Law) -> None:
-        """Add rows to the table, whose capacity and width grow by doubling and by need."""
-        if not self._rows:  # the common case: all of it was read at once
-            self._rows, self._ids, self._logp = len(law), law.ids, law.logp
-            return
-        end, width = self._rows + len(law), max(law.logp.shape[1], self._logp.shape[1])
-        if end > len(self._logp) or width > self._logp.shape[1]:
-            rows = max(end, 2 * len(self._logp))
+        if not self._rows:
+            self._held = law
+        elif self._held.short is not None and law.short is not None:
+            self._held = Law.of_rows(self._held.short + law.short)
+        else:
+            self._held = self._grown(self._held, law)
+        self._rows += len(law)
+
+    def _grown(self, held: Law, law: Law) -> Law:
+        """With rows added to the arrays, whose capacity and width grow by doubling and by need."""
+        start, end = self._rows, self._rows + len(law)
+        logp, width = held.logp, max(law.logp.shape[1], held.logp.shape[1])
+        ids = None if held.ids is None else held.ids
+        if end > len(logp) or width > logp.shape[1]:
+            rows = max(end, 2 * len(logp))
             logp = np.full((rows, width), -np.inf)
-            logp[: self._rows, : self._logp.shape[1]] = self._logp[: self._rows]
-            if law.ids is not None:
+            logp[:start, : held.logp.shape[1]] = held.logp[:start]
+            if held.ids is not None:
                 ids = np.full((rows, width), np.iinfo(np.int64).max)
-                if self._ids is not None:
-                    ids[: self._rows, : self._ids.shape[1]] = self._ids[: self._rows]
-                self._ids = ids
-            self._logp = logp
-        self._logp[self._rows : end] = -np.inf
-        self._logp[self._rows : end, : law.logp.shape[1]] = law.logp
-        if law.ids is not None and self._ids is not None:
-            self._ids[self._rows : end] = np.iinfo(np.int64).max
-            self._ids[self._rows : end, : law.ids.shape[1]] = law.ids
-        self._rows = end
+                ids[:start, : held.ids.shape[1]] = held.ids[:start]
+        logp[start:end] = -np.inf
+        logp[start:end, : law.logp.shape[1]] = law.logp
+        if ids is not None and law.ids is not None:
+            ids[start:end] = np.iinfo(np.int64).max
+            ids[start:end, : law.ids.shape[1]] = law.ids
+        return Law(ids, logp)
 
 
 @dataclass(frozen=True)
@@ -307,9 +315,8 @@ def _serve_drafts(reads: Sequence[Grow]) -> dict[int, Drafted]:
     """Answers by id of the read, as far as models can; what is left out is to be answered as a read."""
     groups: dict[tuple[int, Growth], list[Grow]] = {}
     for read in reads:
-        model = read.reader.session.model
-        if isinstance(model, Growing) and model.grows():
-            groups.setdefault((id(model), read.growth), []).append(read)
+        if read.reader.grows:
+            groups.setdefault((id(read.reader.session.model), read.growth), []).append(read)
     answers = {}
     for (_, growth), group in groups.items():
         model = group[0].reader.session.model

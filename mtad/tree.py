@@ -98,4 +98,4 @@ class Tree:
         joint = law.edges(self)
         for node in range(1, len(self)):
             joint[node] += joint[self.parents[node]]
-        return joint
+        return np.array(joint)

@@ -121,6 +121,8 @@ class Lookup:
     table: Table
     warp: Warp
 
+    grows = False
+
     @cached_property
     def law(self) -> Law:
         """Row i is the law after token i."""
