@@ -221,20 +221,36 @@ class Graphs(Eager):
         """The trial forwards write what the replay will write, at the same places. Raises CannotRecordError."""
         static = tuple(given.clone() for given in inputs)
         with torch.cuda.device(self._device):
-            self._aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._aside):
-                for _ in range(WARM_UPS):
-                    module(*static, *slabs)
-            torch.cuda.current_stream().wait_stream(self._aside)
             graph = torch.cuda.CUDAGraph()
+            self._aside.wait_stream(torch.cuda.current_stream())
             try:
+                with torch.cuda.stream(self._aside):
+                    for _ in range(WARM_UPS - 1):
+                        module(*static, *slabs)
+                    with _waiting_fails():  # found here, it does not break a capture off in its middle
+                        module(*static, *slabs)
+                torch.cuda.current_stream().wait_stream(self._aside)
                 # Other threads may use the device meanwhile; what this one must not do, above all wait, is an error.
                 with torch.cuda.graph(graph, self._pool, self._aside, capture_error_mode="thread_local"):
                     output = module(*static, *slabs)
             except Exception as error:  # other people's code is run in a way that they need not have foreseen
                 self._pool = torch.cuda.graph_pool_handle()
+                torch.cuda.synchronize()
                 raise CannotRecordError(f"{type(error).__name__} while its graph was captured") from error
         return graph, static, output
+
+
+@contextmanager
+def _waiting_fails() -> Iterator[None]:
+    """What makes the host wait for the device raises RuntimeError, as far as torch notices."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it does not notice everything
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _key(module: nn.Module, inputs: Tensors, slabs: Tensors) -> tuple[object, ...]:
