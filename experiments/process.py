@@ -118,7 +118,7 @@ class Process:
         return redact(self.bench.engines) if "bench" in self.__dict__ else None
 
     def passed(self, name: str) -> None:
-        """A pass has ended: the peak of memory by now goes to the record, if this process has measured anything."""
+        """A pass has ended: the peak of memory, and what ran forwards, go to the record, if anything was measured."""
         if not self.began or name in self._peaks:
             return
         most = peak(self.plan.device)
@@ -128,6 +128,7 @@ class Process:
         for process in record["processes"]:
             if process["process_id"] == self.id:
                 process["memory"] = describe(self.need, self.plan.device, self._peaks)
+                process |= fact("engines", self._engines, "the pair was not loaded")  # it may have fallen back since
         self.plan.folder.write_json("environment.json", record)
 
     def disturbed(self, message: str) -> None:

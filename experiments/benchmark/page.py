@@ -11,6 +11,12 @@ from typing import Any
 from experiments.benchmark.estimates import Known
 
 NOTHING = "-"
+QUICK = "Made with --quick, which tells whether everything works: figures and verdicts say nothing."
+OUTSIDE = (
+    "Outside forwards: the rest of decoding, that is decisions, commits, and the warping and transfer of laws. A "
+    "forward's time includes the preparing of its inputs and, where a GPU grows whole drafts, the choice of their "
+    "tokens: each level is a forward there."
+)
 Section = Mapping[str, Any]
 
 
@@ -22,11 +28,12 @@ def page(record: Mapping[str, Any]) -> str:
         "process. Brackets: 95 % intervals by the bootstrap over prompts (of reads: over repetitions); n is their "
         f"number. `{NOTHING}`: not measured, for the reason given below the table.",
         "",
+        *([f"**{QUICK}**", ""] if record["settings"].get("quick") else []),
         *_hardware(record),
     ]
     for name, sections in record["pairs"].items():
         lines += ["", f"## {name}", ""]
-        lines += _aims(record["verdicts"][name])
+        lines += _aims(record["verdicts"][name], [title for title, one in sections.items() if one.get("isolation")])
         for title, make in (("texts", _texts), ("reads", _reads), ("batches", _batches)):
             if title in sections:
                 lines += ["", *make(sections[title])]
@@ -64,13 +71,14 @@ def _hardware(record: Mapping[str, Any]) -> list[str]:
     software = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers"))
     return [
         f"- Hardware: {gpu}{here['cpu']} ({here['cores_allowed']} of {here['cores']} cores, {memory}; {units}), "
-        f"{here['torch_threads']} threads of torch",
+        f"torch threads: {here['torch_threads']}",
         f"- Software: Python {here['python']}, {software}; code `{here['code']}`, commit `{here['git'] or 'unknown'}`",
         f"- Command: `{record['command']}`, begun {record['started']}",
     ]
 
 
-def _aims(judged: Sequence[Section]) -> list[str]:
+def _aims(judged: Sequence[Section], disturbed: Sequence[str]) -> list[str]:
+    """The verdicts, with a warning of the sections during which others used the machine."""
     if not judged:
         return ["No aims are set for this device."]
     rows = [
@@ -83,7 +91,11 @@ def _aims(judged: Sequence[Section]) -> list[str]:
         ]
         for one in judged
     ]
-    return ["### Aims", "", *table(("figure", "aim", "measured", "n", "verdict"), rows)]
+    lines = ["### Aims", "", *table(("figure", "aim", "measured", "n", "verdict"), rows)]
+    warning = (
+        f"**Others used the machine meanwhile** ({', '.join(disturbed)}); what was found stands in these sections."
+    )
+    return [*lines, "", warning] if disturbed else lines
 
 
 def _count(figure: Known | None) -> str:
@@ -108,8 +120,9 @@ def _texts(found: Section) -> list[str]:
         failed = [name for name, admissible in tuning["admissible"].items() if not admissible]
         lines += ["", f"No trial of {', '.join(failed)} kept perplexity and score."] if failed else []
     lines += ["", f"**Random weights**: {found['untrained']}."] if found["untrained"] else []
-    lines += ["", *_ratios(found["ratios"])]
-    lines += ["", "### Variants, and their time outside model forwards", "", *_variants(found["variants"])]
+    lines += ["", *_ratios(found["ratios"], found["untrained"])]
+    lines += ["", "### Variants, and their time outside model forwards", "", OUTSIDE, ""]
+    lines += _variants(found["variants"], found["untrained"])
     if found["bandwidth"]["gigabytes_per_second"]:
         lines += ["", f"Memory bandwidth, measured: {found['bandwidth']['gigabytes_per_second']:.0f} GB/s."]
     return [*lines, "", f"Disturbances: {_disturbed(found)}."]
@@ -123,7 +136,9 @@ def _options(options: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in options.items())
 
 
-def _ratios(ratios: Sequence[Section]) -> list[str]:
+def _ratios(ratios: Sequence[Section], said: str | None) -> list[str]:
+    """`said`: a reason given already; pairs that are not there for it are left out."""
+    ratios = [one for one in ratios if said is None or one["speed"]["reason"] != said]
     rows = [
         [
             one["name"],
@@ -135,13 +150,13 @@ def _ratios(ratios: Sequence[Section]) -> list[str]:
         for one in ratios
     ]
     lines = table(("pair", "speed ratio", "n", "perplexity ratio", "score difference"), rows)
-    return lines + _reasons((one["name"], one[key]) for one in ratios for key in _MEASURED)
+    return lines + _reasons(((one["name"], one[key]) for one in ratios for key in _MEASURED), said)
 
 
 _MEASURED = ("speed", "perplexity_ratio", "score_difference")
 
 
-def _variants(variants: Sequence[Section]) -> list[str]:
+def _variants(variants: Sequence[Section], said: str | None) -> list[str]:
     columns = {  # key -> head, digits, scale
         "tokens_per_second": ("tokens/s", 1, 1),
         "tokens_per_target_forward": ("tokens per target forward", 2, 1),
@@ -157,14 +172,14 @@ def _variants(variants: Sequence[Section]) -> list[str]:
         for one in variants
     ]
     lines = table(("variant", *(head for head, _, _ in columns.values())), rows)
-    return lines + _reasons((one["label"], one[key]) for one in variants for key in columns)
+    return lines + _reasons(((one["label"], one[key]) for one in variants for key in columns), said)
 
 
-def _reasons(figures: Iterable[tuple[str, Known | None]]) -> list[str]:
-    """Why values or intervals are not there, each reason once."""
+def _reasons(figures: Iterable[tuple[str, Known | None]], said: str | None = None) -> list[str]:
+    """Why values or intervals are not there, each reason once, but for the one that is `said` already."""
     named: dict[str, list[str]] = {}
     for name, figure in figures:
-        if figure and figure["reason"]:
+        if figure and figure["reason"] and figure["reason"] != said:
             named.setdefault(figure["reason"], []).append(name)
     return ["", *(f"- {reason}: {', '.join(dict.fromkeys(names))}" for reason, names in named.items())] if named else []
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.bench import shelf
-from experiments.benchmark.estimates import Known, median, median_ratio, unknown
+from experiments.benchmark.estimates import Known, median, median_ratio
 from experiments.benchmark.options import BenchOptions
 from experiments.cost.reads import check_room, mean_context, time_reads
 from experiments.isolation import Watch, findings
@@ -96,13 +96,11 @@ def _curve(seconds: Seconds, name: str, role: str, nodes: Sequence[int]) -> list
 
 
 def _figures(seconds: Seconds, options: BenchOptions) -> dict[str, Known]:
-    """What aims may be about: the target's reads and the draft's step, under the last engine named."""
+    """What aims may be about: the target's reads under the last engine named."""
     name, nodes = options.engines[-1], list(options.nodes)
-    target, draft = (seconds[name, role, "steady"] for role in ROLES)
-    found = {
+    target = seconds[name, ROLES[0], "steady"]
+    return {
         f"read of {size} nodes / of {nodes[0]}": median_ratio(target[:, i], target[:, 0])
         for i, size in enumerate(nodes)
         if i
     }
-    step = median(draft[:, 0] * 1e3) if nodes[0] == 1 else unknown("reads of one node were not timed")
-    return {**found, "draft step milliseconds": step}

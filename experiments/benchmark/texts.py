@@ -96,7 +96,7 @@ def measured(settings: Settings, options: BenchOptions) -> dict[str, Any]:
         "bandwidth": bandwidth,
         "figures": {one["name"]: one["speed"] for one in ratios}
         | {"autoregressive / bandwidth": reached}
-        | _largest(variants, settings),
+        | _largest(variants),
         "quality": {name: quality_of(ratios, name) for name in labels},
     }
 
@@ -181,13 +181,17 @@ def _why_not(name: str, rows: Sequence[Row]) -> str:
     return NO_DRAFT if name == "milliseconds_per_draft_forward" and not drafts else NOT_TIMED
 
 
-def _largest(variants: Sequence[Mapping[str, Any]], settings: Settings) -> dict[str, Known]:
-    """The worst of our variants, those that read through sessions, by what they spend outside forwards."""
+def _largest(variants: Sequence[Mapping[str, Any]]) -> dict[str, Known]:
+    """The worst of our variants, those that read through sessions, by what they spend outside forwards and on drafting.
+
+    A draft step is a level of a draft as it is grown while texts are written, whatever its width.
+    """
     ours = [one for one in variants if one["kind"] == "session"]
     found = {}
     for key, name in (
         ("share_outside_forwards", "largest share outside forwards"),
         ("microseconds_outside_forwards_per_round", "largest microseconds outside forwards per round"),
+        ("milliseconds_per_draft_forward", "largest draft step, milliseconds"),
     ):
         worst = max(ours, key=lambda one: one[key]["value"] or 0.0)
         found[name] = {**worst[key], "of": worst["label"]}
