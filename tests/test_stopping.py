@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -215,12 +216,13 @@ def test_what_resumes_a_run_is_said_by_who_knows_its_command(capsys: pytest.Capt
     assert capsys.readouterr().err == "stopped by SIGTERM; another command resumes\n"
 
 
-def test_a_signal_that_is_repeated_while_it_is_handed_over_is_not_handed_over_again() -> None:
+def test_a_signal_that_is_repeated_is_handed_over_once_and_ends_nothing_that_the_handler_starts() -> None:
     asked = []
 
     def requeue(number: int, frame: object) -> None:  # as submitit's
         asked.append(number)
         signal.raise_signal(signal.SIGUSR2)
+        subprocess.run(["sh", "-c", "kill -USR2 $$; kill -TERM $$"], check=True)  # for Slurm tells the whole step
         sys.exit(39)
 
     def ends() -> None:
