@@ -137,6 +137,7 @@ def _notes(summary: Summary) -> Iterator[str]:
         mark = "" if found["admissible"] else "; it loses more than tune.loss, as all of its trials do"
         yield f"{found['best_each']}: {chosen}, chosen on other prompts{mark}"
     yield from memory_notes(summary)
+    yield from engine_notes(summary)
     yield from (f"tuning: {finding}" for finding in tuning.get("isolation", ()))
     if len(tuning.get("code_versions", ())) > 1 or tuning.get("machines", 1) > 1:
         yield "MIXED: trials of several versions of the code or several machines"
@@ -145,6 +146,12 @@ def _notes(summary: Summary) -> Iterator[str]:
         yield f"MIXED: rows of {summary['machines']} machines; tokens/s is a blend, ratios hold within each"
     if len(summary["code_versions"]) > 1:
         yield f"MIXED: rows of {len(summary['code_versions'])} versions of the code"
+
+
+def engine_notes(summary: Summary) -> Iterator[str]:
+    """Which models' forwards were not recorded though that was asked for; old summaries know of no engines."""
+    each = [item for engines in summary.get("engines", ()) for item in engines.items()]
+    yield from dict.fromkeys(f"of the {role}, {runs['fallback']}" for role, runs in each if runs["fallback"])
 
 
 def _by_proof(decoders: Summary) -> dict[float, list[str]]:

@@ -132,6 +132,15 @@ def test_the_curve_alone_needs_no_run(call: Call, tmp_path: Path) -> None:
     assert record["decoders"] is None and record["decoders_reason"] in out
 
 
+def test_random_weights_are_a_stand_in_in_the_record_and_below_its_tables(call: Call, tmp_path: Path) -> None:
+    drawn = ("id=JackFram/llama-68m", "path=null", "weights=random", "scale=debug")
+    code, out, err = call("cost.predict=false", "cost.context=20", *(f"model.draft.{key}" for key in drawn))
+    assert code == 0, err
+    weights = json.loads(only(tmp_path, "cost.json").read_text())["weights"]
+    assert weights["draft"]["random"] == "JackFram/llama-68m, debug size" and weights["target"]["random"] is None
+    assert "STAND-IN: random weights in the shape of JackFram/llama-68m, debug size" in " ".join(out.split())
+
+
 def test_drafts_that_are_not_of_one_length_have_no_gamma_but_a_prediction_and_a_reason(
     call: Call, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from experiments import bench as bench_module
 from experiments.bench import Shelf
 from experiments.plan import prepare
 from experiments.process import Process
+from experiments.table import engine_notes
 from experiments.threads import sensible
 from mtad.dtypes import find_dtype, has_bf16
 from mtad.errors import UserError
@@ -160,6 +161,8 @@ def test_what_runs_the_forwards_is_recorded_and_a_fallback_is_said(
         assert here["engines"] == {"target": runs, "draft": runs}
         said = capsys.readouterr().err
         assert said.count("of the target, forwards run eagerly") == (1 if fallback else 0)
+        told = [f"of the {role}, {fallback}" for role in ("target", "draft") if fallback]
+        assert list(engine_notes({"engines": [here["engines"]]})) == told and list(engine_notes({})) == []
 
 
 def test_a_recording_says_nothing_of_attributes_that_it_looks_at(monkeypatch: pytest.MonkeyPatch) -> None:

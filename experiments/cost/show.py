@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.stand_in import drawn
 from experiments.table_style import plain_table, readable
 
 SPREAD = 0.25  # of the median, between the quartiles; more of it in half of the sizes is worth a warning
@@ -132,6 +133,8 @@ def _energy(record: Record) -> Table | None:
 def _notes(record: Record) -> list[str]:
     """Reasons of what is missing, where numbers come from, and what is taken for granted."""
     notes = [f"context: {record['context_origin']}"]
+    if random := drawn(record.get("weights")):  # of which records of the first versions know nothing
+        notes.insert(0, f"STAND-IN: {random}: reads cost what these cost; what rests on acceptance means nothing")
     if record["incomparable"]:
         notes.append(f"NOT COMPARABLE: {record['incomparable']}; predicted and measured are shown, errors are not")
     if abs(record["timed_context_tokens"] - record["context_tokens"]) > 1:

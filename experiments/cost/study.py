@@ -85,6 +85,7 @@ class Study:
         return {
             "schema_version": SCHEMA_VERSION,
             "run_id": plan.id,
+            "weights": plan.weights,
             "hardware": here,
             "incomparable": foreign,
             "context_tokens": context,

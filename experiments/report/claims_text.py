@@ -18,7 +18,10 @@ from experiments.report.claims import RULES, STAND_IN, Verdict
 from experiments.report.published import Published
 
 TITLE = "Claims of the paper (arXiv 2407.09722)"
-DAGGER = "†: on a stand-in, far smaller than the paper's models or of unrecorded size; says nothing of the claim"
+DAGGER = (
+    "†: on a stand-in, of random weights, far smaller than the paper's models or of unrecorded size; says nothing of "
+    "the claim"
+)
 NAMES = {
     "speedup": "speed-up",
     "energy_ratio": "J/token ratio",
