@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from experiments.benchmark.estimates import unknown
 from experiments.benchmark.options import Aim, bench_options
+from experiments.benchmark.page import page
 from experiments.benchmark.record import Record
 from experiments.journal import replace
 from mtad.errors import UserError
@@ -111,6 +113,38 @@ def test_the_page_says_what_the_json_says(made: Path) -> None:
         assert one["aim"] in line and f"**{one['verdict']}**" in line
     assert record["hardware"]["cpu"] in page and record["command"] in page
     assert str(made) not in page + json.dumps(record)
+
+
+def test_the_page_says_what_makes_its_figures_worth_less(made: Path) -> None:
+    record = read(made)
+    assert "Made with --quick" in page(record)
+    record["settings"]["quick"] = False
+    (sections,) = record["pairs"].values()
+    for found in sections.values():
+        found["isolation"] = []
+    assert "Made with --quick" not in page(record) and "Others used the machine" not in page(record)
+    sections["reads"]["isolation"] = ["others were there"]
+    assert "**Others used the machine meanwhile** (reads)" in page(record)
+
+
+def test_the_page_of_random_weights_says_so_once(made: Path) -> None:
+    record = read(made)
+    (sections,) = record["pairs"].values()
+    texts, why = sections["texts"], "the weights are random"
+    texts["untrained"] = why
+    for one in texts["ratios"]:
+        one["perplexity_ratio"] = one["score_difference"] = unknown(why)
+        if "best" in one["name"]:
+            one["speed"] = unknown(why)
+    speed = page(record).split("### Speed")[1]
+    assert speed.count(why) == 1 and "| best mtad / autoregressive" not in speed and "| mtad / autoregressive" in speed
+
+
+def test_what_is_not_there_is_named_with_its_column(made: Path) -> None:
+    text = page(read(made))
+    assert "- ms per target forward of hf_static: its forwards are not timed one by one" in text
+    drafting = "- ms per draft forward of autoregressive, hf_generate, hf_static: the draft model is not used"
+    assert drafting in text
 
 
 def test_the_same_command_again_measures_nothing_and_other_settings_begin_anew(

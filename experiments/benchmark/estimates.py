@@ -67,7 +67,7 @@ def judged(aims: Sequence[Aim], sections: Mapping[str, Any]) -> list[dict[str, A
         quality |= section.get("quality", {})
     found = []
     for aim in aims:
-        figure = figures.get(aim.figure) or unknown("its section was not measured")
+        figure = figures.get(aim.figure) or unknown("no section that was measured gives it")
         condition = REACHED if aim.quality is None else quality.get(aim.quality) or OPEN
         reached, why = verdict(aim, figure, condition)
         found.append({"figure": aim.figure, "aim": str(aim), "measured": figure, "verdict": reached, "reason": why})

@@ -111,11 +111,14 @@ def _texts(found: Section) -> list[str]:
         f"{_options(found['sampling'])}; run `{found['run']}`.",
     ]
     if tuning:
-        chosen = "; ".join(f"{name}: {_options(options)}" for name, options in tuning["chosen"].items())
+        chosen = "; ".join(
+            f"{name} {_options({key: one for key, one in options.items() if key != 'trials'})} (of {options['trials']})"
+            for name, options in tuning["chosen"].items()
+        )
         lines += [
             "",
-            f"Same gamma: {tuning['gamma_same']}. Best options, chosen on {tuning['prompts']} other prompts (loss "
-            f"{tuning['loss']:g}): {chosen}. `best joint` is `{found['labels'].get('best joint', NOTHING)}`.",
+            f"Same gamma: {tuning['gamma_same']}. Best options, and of how many, chosen on {tuning['prompts']} other prompts "
+            f"(loss {tuning['loss']:g}): {chosen}. `best joint` is `{found['labels'].get('best joint', NOTHING)}`.",
         ]
         failed = [name for name, admissible in tuning["admissible"].items() if not admissible]
         lines += ["", f"No trial of {', '.join(failed)} kept perplexity and score."] if failed else []
@@ -150,10 +153,8 @@ def _ratios(ratios: Sequence[Section], said: str | None) -> list[str]:
         for one in ratios
     ]
     lines = table(("pair", "speed ratio", "n", "perplexity ratio", "score difference"), rows)
-    return lines + _reasons(((one["name"], one[key]) for one in ratios for key in _MEASURED), said)
-
-
-_MEASURED = ("speed", "perplexity_ratio", "score_difference")
+    columns = {"speed": "speed ratio", "perplexity_ratio": "perplexity ratio", "score_difference": "score difference"}
+    return lines + _reasons([(one["name"], {head: one[key] for key, head in columns.items()}) for one in ratios], said)
 
 
 def _variants(variants: Sequence[Section], said: str | None) -> list[str]:
@@ -172,16 +173,22 @@ def _variants(variants: Sequence[Section], said: str | None) -> list[str]:
         for one in variants
     ]
     lines = table(("variant", *(head for head, _, _ in columns.values())), rows)
-    return lines + _reasons(((one["label"], one[key]) for one in variants for key in columns), said)
+    heads = {key: head for key, (head, _, _) in columns.items()}
+    return lines + _reasons([(one["label"], {head: one[key] for key, head in heads.items()}) for one in variants], said)
 
 
-def _reasons(figures: Iterable[tuple[str, Known | None]], said: str | None = None) -> list[str]:
-    """Why values or intervals are not there, each reason once, but for the one that is `said` already."""
-    named: dict[str, list[str]] = {}
-    for name, figure in figures:
-        if figure and figure["reason"] and figure["reason"] != said:
-            named.setdefault(figure["reason"], []).append(name)
-    return ["", *(f"- {reason}: {', '.join(dict.fromkeys(names))}" for reason, names in named.items())] if named else []
+def _reasons(rows: Sequence[tuple[str, Mapping[str, Known | None]]], said: str | None = None) -> list[str]:
+    """Why figures or their intervals are not there, by reason and column, but for the reason that is `said` already."""
+    named: dict[tuple[str, str], list[str]] = {}
+    for name, figures in rows:
+        for column, figure in figures.items():
+            if figure and figure["reason"] and figure["reason"] != said:
+                named.setdefault((figure["reason"], column), []).append(name)
+    lines = [
+        f"- {column} of {'all' if len(names) == len(rows) else ', '.join(names)}: {reason}"
+        for (reason, column), names in named.items()
+    ]
+    return ["", *lines] if lines else []
 
 
 def _reads(found: Section) -> list[str]:
@@ -246,5 +253,5 @@ def _batches(found: Section) -> list[str]:
     )
     lines += [*table(heads, rows), "", f"Disturbances: {_disturbed(found)}."]
     return lines + _reasons(
-        (f"{one['variant']}, {one['batch_size']}", one["tokens_per_second"]) for one in found["sizes"]
+        [(f"{one['variant']}, {one['batch_size']}", {"tokens/s": one["tokens_per_second"]}) for one in found["sizes"]]
     )
