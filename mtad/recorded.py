@@ -19,6 +19,7 @@ from torch import nn
 from transformers.utils import logging
 
 from mtad.cache import STEP, Aim, TreeCache
+from mtad.packed import pack, swapped
 
 Mode = Literal["auto", "recorded", "eager"]
 SIZES = (1, 2, 4, 5, 8, 9, 16, 32, 64, 128)  # new tokens of a text in a forward; larger ones run eagerly on a GPU
@@ -126,22 +127,27 @@ class Traced(Eager):
         """Raises CannotRecordError, also where the trace computes something else than the model at another shape."""
         super().__init__(step)
         self._traces: dict[tuple[nn.Module, bool], Callable[..., Any]] = {}
+        self._packed = pack(step.lm)
         for trial in TRIALS:
             inputs, scratch = _trial(step, slabs, *trial)
             key = step, trial[1] == 1
             if key not in self._traces:
-                self._traces[key] = trace(step, (*inputs, *scratch))
+                self._traces[key] = self._trace(step, (*inputs, *scratch))
             _check(self._traces[key], step, (*inputs, *scratch))
 
     def __call__(self, module: nn.Module, inputs: Tensors, slabs: Tensors) -> Any:
         key = module, inputs[0].shape[1] == 1
         if key not in self._traces:
             try:
-                self._traces[key] = trace(module, (*inputs, *slabs))
+                self._traces[key] = self._trace(module, (*inputs, *slabs))
             except CannotRecordError as error:
                 self._traces[key] = module
                 self.fallback = f"drafts run eagerly: {error}"
         return self._traces[key](*inputs, *slabs)
+
+    def _trace(self, module: nn.Module, example: Tensors) -> Callable[..., Any]:
+        with swapped(self._packed):
+            return trace(module, example)
 
 
 class Graphs(Eager):
