@@ -98,6 +98,12 @@ def test_free_memory_is_that_of_the_machine_within_the_limits_of_cgroups(
     (tmp_path / "cgroup" / "memory" / "old").mkdir(parents=True)
     (tmp_path / "cgroup" / "memory" / "old" / "memory.limit_in_bytes").write_text("1000000\n")
     assert device_memory(CPU) == (1000000, 1000000)
+    (tmp_path / "cgroup" / "memory" / "old" / "memory.usage_in_bytes").write_text("400000\n")
+    assert device_memory(CPU) == (600000, 1000000)
+    (tmp_path / "cgroup" / "memory" / "old" / "memory.stat").write_text("cache 9\ntotal_inactive_file 100000\n")
+    assert device_memory(CPU) == (700000, 1000000)  # what was only read from files makes room
+    (tmp_path / "cgroup" / "job" / "memory.current").write_text("3400000\n")
+    assert device_memory(CPU) == (100000, 1000000)
 
 
 def test_the_peak_of_a_process_holds_what_it_has_touched() -> None:

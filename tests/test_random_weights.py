@@ -111,6 +111,7 @@ def test_one_model_alone_can_be_random_and_takes_the_tokenizer_of_the_other() ->
         ({"weights": None}, "model.target.scale=debug is of random weights alone"),
         ({"scale": "huge"}, "model.target.scale must be null or debug, not 'huge'"),
         ({"path": "mtad/tiny/target"}, "model.target.weights=random takes the shape of a hub id, and there is .*path="),
+        ({"id": None}, "model.target.weights=random takes the shape of a hub id: give model.target.id"),
         ({"id": "nobody/nothing"}, "knows no shape of nobody/nothing; it knows .*llama-68m"),
     ],
 )
