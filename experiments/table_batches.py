@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.batch_notes import metering_notes
+from experiments.batch_notes import left_out_notes, metering_notes
 from experiments.figure import counted
 from experiments.table_style import Summary, number, plain_table, share
 
@@ -45,7 +45,7 @@ def batch_notes(summary: Summary) -> Iterator[str]:
     found = summary.get("batches")
     if not found:
         return
-    yield from (f"batches: {label} is left out: {reason}" for label, reason in found["left_out"].items())
+    yield from (f"batches: {note}" for note in left_out_notes(found["left_out"]))
     every = {(label, one["batch_size"]): one for label, sizes in found["decoders"].items() for one in sizes}
     if not every:
         yield f"batches: {found['reason']}"
