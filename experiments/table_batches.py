@@ -52,8 +52,8 @@ def batch_notes(summary: Summary) -> Iterator[str]:
         return
     yield (
         f"batches: tokens/s of whole windows, prefill included; [95 %] over windows; reference: "
-        f"{next(iter(every.values()))['reference']} at the same size; latency: from entering a row to the end; row "
-        f"use: share of the time that rows held a text"
+        f"{next(iter(every.values()))['reference']} at the same size; latency: from entering a row to the end, the "
+        f"queue before it left out; row use: share of the time that rows held a text"
     )
     yield from sorted({f"batches: J/token: {one['joules_per_token_reason']}" for one in every.values()} - {NONE})
     if no_interval := {one["tokens_per_second_low_reason"] for one in every.values()} - {None}:

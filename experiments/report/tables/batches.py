@@ -41,7 +41,8 @@ COLUMNS = (
 NOTES = (
     "tokens/s: of whole windows, prefill included; intervals over windows",
     "speed-up, J/token ratio: against the reference at the same batch size",
-    "latency: from entering a row to the end of the text; row use: share of the time that rows held a text",
+    "latency: from entering a row to the end of the text, the queue before it left out",
+    "row use: share of the time that rows held a text",
 )
 
 
@@ -99,3 +100,6 @@ def _notes(run: Run) -> Iterator[str]:
             f"{run.name}: {differing} texts leave those written alone, {differing - unexplained} of them where less "
             f"than the logits' tolerance decides" + (f"; UNEXPLAINED: {unexplained}" if unexplained else "")
         )
+    yield from (f"{run.name}: {note}" for note in found["isolation"])
+    if (versions := len(found["code_versions"])) > 1:
+        yield f"{run.name}: MIXED: windows of {versions} versions of the code"
