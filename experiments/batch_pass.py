@@ -72,8 +72,9 @@ def measure_batches(process: Process) -> None:
     minutes = _most_seconds(Timed(rows), [windows[number] for number in missing], asked) / 60
     say(f"batches of {sizes}: {texts}, at most about {minutes:.{0 if minutes >= 10 else 1}f} min")
     if len(windows) < FEWEST:
-        most = asked.sizes[-1]
-        say(f"batches: intervals need {FEWEST} windows, and so {FEWEST * most} texts or sizes below {most}")
+        smaller = sum(map(len, windows)) // FEWEST
+        other = f", or no size above {smaller}" if smaller > 1 else ""
+        say(f"batches: intervals need {FEWEST} windows, and so {FEWEST * asked.sizes[-1]} texts{other}")
     batches = BatchPass(process, asked, rows)
     batches.warm_up(windows[missing[0]])
     process.begin()

@@ -39,7 +39,8 @@ def test_a_run_measures_windows_once_and_goes_on_after_a_kill(
     few = ("engine=eager", "limit=6", "reference=[autoregressive]", "batch_size=3", "max_new_tokens=6")
     found = run_toy(saved_pair, tmp_path, *few)
     assert (found["sizes"], found["windows"], found["schedule"]) == ([1, 3], 2, "continuous")
-    assert "schedule continuous" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "schedule continuous" in said.out and "intervals need 5 windows, and so 15 texts\n" in said.out + said.err
     rows, _, folder = files(tmp_path)
     records = lines(folder / "batches.jsonl")
     assert {(r["window"], r["variant"], r["batch_size"]) for r in records} == {
