@@ -1,4 +1,4 @@
-"""What a reader of J/token by batch size has to know of the meter. Knows summaries alone."""
+"""What a reader of batches has to know of the meter, and of what was left out. Knows summaries alone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ DOUBTS = {
     "cells_disagreeing": "counter and power trace lie more than 5 % apart",
     "cells_throttled": "the GPU's clocks were held back",
 }
+
+
+def left_out_notes(left_out: Mapping[str, str]) -> Iterator[str]:
+    """By reason; `left_out` gives that of each name."""
+    for reason in dict.fromkeys(left_out.values()):
+        names = [name for name, of_name in left_out.items() if of_name == reason]
+        yield f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} left out: {reason}"
 
 
 def metering_notes(batches: Mapping[str, Any]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from experiments.batch_equal import Difference, Equality, compared
+from experiments.batch_notes import left_out_notes
 from experiments.batch_windows import CELLS, Asked, arranged, batched, settled_windows
 from experiments.bench import WARM_UP_TOKENS
 from experiments.code_version import check_code
@@ -64,15 +65,16 @@ def measure_batches(process: Process) -> None:
     if not missing or not asked.labels:
         return
     check_code([*rows, *records], folder.path, plan.settings.mixed)
-    for name, reason in asked.left_out.items():
-        say(f"{name} is left out of the batches: {reason}")
+    for note in left_out_notes(asked.left_out):
+        say(f"batches: {note}")
     sizes = ", ".join(map(str, asked.sizes))
     texts = f"{counted(len(missing), 'window')} of {len(windows[0])} texts or so for each variant"
     minutes = _most_seconds(Timed(rows), [windows[number] for number in missing], asked) / 60
     say(f"batches of {sizes}: {texts}, at most about {minutes:.{0 if minutes >= 10 else 1}f} min")
     if len(windows) < FEWEST:
-        most = asked.sizes[-1]
-        say(f"batches: intervals need {FEWEST} windows, and so {FEWEST * most} texts or sizes below {most}")
+        smaller = sum(map(len, windows)) // FEWEST
+        other = f", or no size above {smaller}" if smaller > 1 else ""
+        say(f"batches: intervals need {FEWEST} windows, and so {FEWEST * asked.sizes[-1]} texts{other}")
     batches = BatchPass(process, asked, rows)
     batches.warm_up(windows[missing[0]])
     process.begin()
@@ -102,11 +104,16 @@ class BatchPass:
         self._spelling = 0.0
 
     def warm_up(self, items: Sequence[Item]) -> None:
-        """Let every cell begin texts that are not recorded."""
+        """Let every cell begin texts that are not recorded, and that end one after the other.
+
+        So each number of rows that forwards have is met here first, and no graph of it is captured under the clock.
+        """
         plan = self._process.plan
         longest = min(WARM_UP_TOKENS, plan.settings.max_new_tokens)
         for label, size in self._asked.cells:
-            queue = [self._start(self._variants[label], items[i % len(items)], longest) for i in range(size)]
+            lengths = [max(1, longest * (i + 1) // size) for i in range(size)]
+            texts = zip((items[i % len(items)] for i in range(size)), lengths, strict=True)
+            queue = [self._start(self._variants[label], item, length) for item, length in texts]
             with at_once():
                 write_batch(queue, self._bench.batch_rows(size))
 

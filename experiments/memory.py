@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,22 +115,28 @@ def device_memory(device: torch.device) -> tuple[int | None, int | None]:
     found = dict(re.findall(r"^(MemAvailable|MemTotal): +(\d+) kB$", _text(PROC / "meminfo"), re.MULTILINE))
     if len(found) < 2:
         return None, None
-    limit = min(_limits(), default=None)
-    sizes = [int(found[name]) * 1024 for name in ("MemAvailable", "MemTotal")]
-    free, total = sizes if limit is None else [min(size, limit) for size in sizes]
+    free, total = (int(found[name]) * 1024 for name in ("MemAvailable", "MemTotal"))
+    for limit, used in _limits():
+        free, total = min(free, max(0, limit - used)), min(total, limit)
     return free, total
 
 
-def _limits() -> list[int]:
-    """Bytes that the cgroups of this process are kept to: version 2, then 1."""
-    files = []
+def _limits() -> Iterator[tuple[int, int]]:
+    """Bytes that each cgroup of this process, version 2 or 1, is kept to, and those that it holds and cannot drop."""
     for line in _text(PROC / "self" / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            files += [folder / "memory.max" for folder in lineage(CGROUPS, path)]
+            folders, names = lineage(CGROUPS, path), ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
-            files += [folder / "memory.limit_in_bytes" for folder in lineage(CGROUPS / "memory", path)]
-    return [int(text) for file in files if (text := _text(file).strip()).isdecimal()]
+            folders = lineage(CGROUPS / "memory", path)
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        for folder in folders:
+            limit, used = (_text(folder / name).strip() for name in names[:2])
+            if limit.isdecimal():
+                kept = re.search(rf"^{names[2]} (\d+)$", _text(folder / "memory.stat"), re.MULTILINE)
+                yield int(limit), int(used or 0) - (int(kept[1]) if kept else 0)  # files read lately can be dropped
 
 
 def _text(file: Path) -> str:

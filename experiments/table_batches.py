@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.batch_notes import metering_notes
+from experiments.batch_notes import left_out_notes, metering_notes
 from experiments.figure import counted
 from experiments.table_style import Summary, number, plain_table, share
 
@@ -45,15 +45,15 @@ def batch_notes(summary: Summary) -> Iterator[str]:
     found = summary.get("batches")
     if not found:
         return
-    yield from (f"batches: {label} is left out: {reason}" for label, reason in found["left_out"].items())
+    yield from (f"batches: {note}" for note in left_out_notes(found["left_out"]))
     every = {(label, one["batch_size"]): one for label, sizes in found["decoders"].items() for one in sizes}
     if not every:
         yield f"batches: {found['reason']}"
         return
     yield (
         f"batches: tokens/s of whole windows, prefill included; [95 %] over windows; reference: "
-        f"{next(iter(every.values()))['reference']} at the same size; latency: from entering a row to the end; row "
-        f"use: share of the time that rows held a text"
+        f"{next(iter(every.values()))['reference']} at the same size; latency: from entering a row to the end, the "
+        f"queue before it left out; row use: share of the time that rows held a text"
     )
     yield from sorted({f"batches: J/token: {one['joules_per_token_reason']}" for one in every.values()} - {NONE})
     if no_interval := {one["tokens_per_second_low_reason"] for one in every.values()} - {None}:

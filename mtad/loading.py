@@ -218,6 +218,8 @@ def _random_source(key: str, spec: ModelSpec, dtype: torch.dtype, short: str) ->
         raise UserError(f"{key}.weights must be null or random, not {spec.weights!r}")
     if spec.path:
         raise UserError(f"{key}.weights=random takes the shape of a hub id, and there is {key}.path={spec.path}")
+    if not spec.id:
+        raise UserError(f"{key}.weights=random takes the shape of a hub id: give {key}.id")
     shape = find_shape(key, spec.id, spec.scale)
     origin = Origin(None, None, None, shape.sha256, short, shape.name)
     return Source(f"{key.rpartition('.')[2]} {spec.id} (random weights)", shape.name, None, shape.config, dtype, origin)

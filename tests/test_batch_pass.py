@@ -36,10 +36,11 @@ def run_toy(pair: Path, results: Path, *overrides: str) -> dict[str, Any]:
 def test_a_run_measures_windows_once_and_goes_on_after_a_kill(
     saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = ("engine=eager", "limit=6", "reference=[autoregressive]", "batch_size=3")
+    few = ("engine=eager", "limit=6", "reference=[autoregressive]", "batch_size=3", "max_new_tokens=6")
     found = run_toy(saved_pair, tmp_path, *few)
     assert (found["sizes"], found["windows"], found["schedule"]) == ([1, 3], 2, "continuous")
-    assert "schedule continuous" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "schedule continuous" in said.out and "intervals need 5 windows, and so 15 texts\n" in said.out + said.err
     rows, _, folder = files(tmp_path)
     records = lines(folder / "batches.jsonl")
     assert {(r["window"], r["variant"], r["batch_size"]) for r in records} == {
@@ -57,7 +58,7 @@ def test_a_run_measures_windows_once_and_goes_on_after_a_kill(
 
     monkeypatch.setattr(process, "Bench", None)  # nothing is to be measured again
     assert run_toy(saved_pair, tmp_path, *few) == found
-    without = run_toy(saved_pair, tmp_path, *few[:-1])
+    without = run_toy(saved_pair, tmp_path, *few[:3], few[4])
     assert without == found  # asked for before
     monkeypatch.undo()
     kept = [json.dumps(record) for record in records if record["window"] == 0 or record["order"] < 2]
@@ -79,7 +80,7 @@ def test_a_signal_in_a_window_ends_the_run_and_the_window_is_none(
         return write_batch(queue, rows, *clock)
 
     monkeypatch.setattr("experiments.batch_pass.write_batch", told)
-    few = ("engine=eager", "limit=2", "reference=[]", "batch_size=2")
+    few = ("engine=eager", "limit=2", "reference=[]", "batch_size=2", "max_new_tokens=6")
     with pytest.raises(SystemExit), stoppable():
         runner.run(toy_settings(saved_pair, tmp_path, *few))
     (journal,) = tmp_path.glob("*/*/batches.jsonl")
@@ -117,7 +118,8 @@ class Three(Record):
 
 
 def test_under_a_meter_a_window_writes_its_whole_list_until_the_time_is_up(saved_pair: Path, tmp_path: Path) -> None:
-    few = ("engine=eager", "limit=4", "reference=[]", "batch_size=2", "meter.seconds=1", "max_new_tokens=4")
+    talk = ("task=talk", "repeats=2")  # of one, two and three turns
+    few = ("engine=eager", *talk, "reference=[]", "batch_size=2", "meter.seconds=1", "max_new_tokens=4")
     metered = process.Process(prepare(toy_settings(saved_pair, tmp_path, *few)))
     with metered.plan.folder.locked():
         runner.measure(metered)
@@ -128,6 +130,7 @@ def test_under_a_meter_a_window_writes_its_whole_list_until_the_time_is_up(saved
     _, summary, folder = files(tmp_path)
     for record in lines(folder / "batches.jsonl"):
         assert (record["passes"], record["texts"]) == (3, 3 * len(record["items"]))
+        assert record["texts_differing"] == 0 and len({item[0] for item in record["items"]}) == 1
         assert (record["joules"], record["least_seconds"], record["source"]) == (3.0, 1.0, "cpu")
     (single, double) = summary["batches"]["decoders"]["mtad"]
     assert single["joules_per_token"] == 3.0 * summary["batches"]["windows"] / single["tokens"]
@@ -280,10 +283,14 @@ def test_a_window_counts_only_if_one_process_has_measured_all_of_it() -> None:
     assert longer is not None and longer["windows"] == 0
 
 
+LEFT_OUT = {"a": POINT, "vllm": ENGINE, "b": POINT}
+
+
 def test_the_notes_say_what_was_left_out_and_which_texts_nobody_can_explain() -> None:
     records, rows = made(joules=None)
-    notes = " ".join(batch_notes({"batches": batches(records, rows, {**ASKED, "left_out": {"vllm": ENGINE}})}))
-    assert f"vllm is left out: {ENGINE}" in notes and "J/token: no meter" in notes
+    notes = " ".join(batch_notes({"batches": batches(records, rows, {**ASKED, "left_out": LEFT_OUT})}))
+    assert f"vllm is left out: {ENGINE}" in notes and f"a, b are left out: {POINT}" in notes
+    assert "J/token: no meter" in notes
     assert "48 of 96 texts leave those written alone, 42 of them where" in notes
     assert "UNEXPLAINED: 6 texts of mtad at batch 2" in notes and UNEXPLAINED.upper() in notes
     assert list(batch_notes({})) == [] == list(batch_tables({"batches": None}))

@@ -35,6 +35,7 @@ def test_a_line_for_each_variant_and_size_with_intervals_over_windows(tmp_path: 
     rate = lines["mtad", 2].cells[keys.index("batch.tokens_per_second")]
     assert rate.low is not None and rate.high is not None and rate.low < rate.value < rate.high  # type: ignore[operator]
     assert any("UNEXPLAINED: 6" in note for note in table.notes)
+    assert any("s or more (nvml_total_energy)" in note for note in table.notes)
     assert "batch" in to_markdown(table)
 
 

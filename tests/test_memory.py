@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,13 +25,17 @@ CPU = torch.device("cpu")
 NEED = Need({"target": 26 * 10**9, "draft": 136 * 10**6}, {"target": 10**9, "draft": 2 * 10**8}, 1, 1100, 1280)
 
 
-def tiny(*overrides: str) -> Plan:
-    return prepare(settings_of("limit=2", "max_new_tokens=8", "reference=[]", *overrides))
+@pytest.fixture
+def planned(saved_pair: Path, tmp_path: Path) -> Callable[..., Plan]:
+    """A plan with more settings for a small run on the saved pair."""
+    return lambda *more: prepare(toy_settings(saved_pair, tmp_path, "limit=2", "reference=[]", *more))
 
 
 @pytest.mark.parametrize("overrides", [(), ("dtype=bf16", "decoder=speculative", "batch_size=3")])
-def test_the_forecast_is_what_is_allocated_and_caches_do_not_grow(overrides: tuple[str, ...]) -> None:
-    plan = tiny(*overrides)
+def test_the_forecast_is_what_is_allocated_and_caches_do_not_grow(
+    planned: Callable[..., Plan], overrides: tuple[str, ...]
+) -> None:
+    plan = planned(*overrides)
     need = forecast(plan, rows=plan.settings.rows)
     bench = Bench(plan, Provenance(plan.id, "p", None, "c", 0), Watch(plan.device))
     bench.reserve(need.room)
@@ -43,8 +48,8 @@ def test_the_forecast_is_what_is_allocated_and_caches_do_not_grow(overrides: tup
         assert model.cache.capacity == need.capacity >= need.room
 
 
-def test_rows_multiply_the_caches_and_a_judge_adds_its_weights() -> None:
-    plan = tiny()
+def test_rows_multiply_the_caches_and_a_judge_adds_its_weights(planned: Callable[..., Plan]) -> None:
+    plan = planned()
     one, four = forecast(plan), forecast(plan, plan.blueprint.draft, rows=4)
     assert four.caches == {role: 4 * size for role, size in one.caches.items()} and four.rows == 4
     assert four.weights == {**one.weights, "judge": one.weights["draft"]}
@@ -98,6 +103,12 @@ def test_free_memory_is_that_of_the_machine_within_the_limits_of_cgroups(
     (tmp_path / "cgroup" / "memory" / "old").mkdir(parents=True)
     (tmp_path / "cgroup" / "memory" / "old" / "memory.limit_in_bytes").write_text("1000000\n")
     assert device_memory(CPU) == (1000000, 1000000)
+    (tmp_path / "cgroup" / "memory" / "old" / "memory.usage_in_bytes").write_text("400000\n")
+    assert device_memory(CPU) == (600000, 1000000)
+    (tmp_path / "cgroup" / "memory" / "old" / "memory.stat").write_text("cache 9\ntotal_inactive_file 100000\n")
+    assert device_memory(CPU) == (700000, 1000000)  # what was only read from files makes room
+    (tmp_path / "cgroup" / "job" / "memory.current").write_text("3400000\n")
+    assert device_memory(CPU) == (100000, 1000000)
 
 
 def test_the_peak_of_a_process_holds_what_it_has_touched() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
@@ -22,7 +23,7 @@ from mtad.errors import UserError
 from mtad.loading import Blueprint, ModelSpec, inspect_pair, speller
 from mtad.random_weights import SHAPES, find_shape, random_model
 from tests.test_run import options
-from tests.toy import settings_of
+from tests.toy import ROOT, settings_of
 
 CPU = torch.device("cpu")
 FILES = {file.stem: json.loads(file.read_text()) for file in sorted(SHAPES.glob("*.json"))}
@@ -46,9 +47,11 @@ def test_a_shape_has_the_published_number_of_parameters(name: str) -> None:
 
 def test_every_pair_of_the_configuration_but_the_embedded_one_has_shapes() -> None:
     for name in set(options("model")) - {"tiny"}:
-        settings = settings_of(f"model={name}", "model.weights=random")
-        blueprint = inspect_pair(settings.target, settings.draft)
-        assert settings.model == f"{name}-random" and blueprint.vocabulary == blueprint.target.config.vocab_size
+        yaml = OmegaConf.load(ROOT / "conf" / "model" / f"{name}.yaml")
+        yaml["weights"] = "random"
+        target, draft = (ModelSpec(**OmegaConf.to_container(yaml, resolve=True)[role]) for role in ("target", "draft"))
+        blueprint = inspect_pair(target, draft)
+        assert blueprint.vocabulary == blueprint.target.config.vocab_size == blueprint.draft.config.vocab_size
 
 
 @pytest.mark.parametrize("hub_id", ["meta-llama/Llama-3.2-1B", "meta-llama/Llama-2-70b-hf", "facebook/opt-13b"])
@@ -102,6 +105,7 @@ def test_one_model_alone_can_be_random_and_takes_the_tokenizer_of_the_other() ->
     found = inspect_pair(ModelSpec(path="mtad/tiny/target"), drawn("facebook/opt-125m"))
     assert found.vocabulary == 3072 and found.origins["target"].random is None
     assert settings_of("model=llama2-7b", "model.draft.weights=random").model == "llama2-7b-random-draft"
+    assert settings_of("model=llama2-7b", "model.weights=random").model == "llama2-7b-random"
 
 
 @pytest.mark.parametrize(
@@ -111,6 +115,7 @@ def test_one_model_alone_can_be_random_and_takes_the_tokenizer_of_the_other() ->
         ({"weights": None}, "model.target.scale=debug is of random weights alone"),
         ({"scale": "huge"}, "model.target.scale must be null or debug, not 'huge'"),
         ({"path": "mtad/tiny/target"}, "model.target.weights=random takes the shape of a hub id, and there is .*path="),
+        ({"id": None}, "model.target.weights=random takes the shape of a hub id: give model.target.id"),
         ({"id": "nobody/nothing"}, "knows no shape of nobody/nothing; it knows .*llama-68m"),
     ],
 )

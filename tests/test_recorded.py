@@ -186,6 +186,8 @@ def test_graphs_are_captured_once_for_each_shape_and_at_once_for_all_longer_text
     assert model.replayed.captured == [((1, 1), end) for end in (256, 512, 768)]
     write(decoder, model, model, [1, 2, 3] * 90, 5)
     assert len(model.replayed.captured) == 3
+    model.reserve(3 * STEP + 9)  # other slabs, perhaps where some that are gone have been
+    assert not model.replayed._graphs
 
 
 def test_few_shapes_hold_all_sizes_ends_and_rows() -> None:

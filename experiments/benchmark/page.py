@@ -117,8 +117,9 @@ def _texts(found: Section) -> list[str]:
         )
         lines += [
             "",
-            f"Same gamma: {tuning['gamma_same']}. Best options, and of how many, chosen on {tuning['prompts']} other prompts "
-            f"(loss {tuning['loss']:g}): {chosen}. `best joint` is `{found['labels'].get('best joint', NOTHING)}`.",
+            f"Same gamma: {tuning['gamma_same']}. Best options, and of how many, chosen on {tuning['prompts']} other "
+            f"prompts (loss {tuning['loss']:g}): {chosen}. "
+            f"`best joint` is `{found['labels'].get('best joint', NOTHING)}`.",
         ]
         failed = [name for name, admissible in tuning["admissible"].items() if not admissible]
         lines += ["", f"No trial of {', '.join(failed)} kept perplexity and score."] if failed else []

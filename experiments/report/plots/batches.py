@@ -13,7 +13,7 @@ from experiments.report.results import Run
 
 PANELS = {
     "tokens_per_second": "tokens per second, prefill included\n(higher is better)",
-    "latency_mean_seconds": "mean latency of a text in seconds\n(lower is better)",
+    "latency_mean_seconds": "seconds from entering a row to a text's end, mean\n(lower is better)",
     "joules_per_token": "joules per token, idling included\n(lower is better)",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.batch_notes import metering_notes
+from experiments.batch_notes import left_out_notes, metering_notes
 from experiments.figure import counted
 from experiments.report.results import Run
 from experiments.report.tables.figures import HEADING, ITSELF, VARIANT, Figures, caveats_of, dagger, sections_of
@@ -41,7 +41,8 @@ COLUMNS = (
 NOTES = (
     "tokens/s: of whole windows, prefill included; intervals over windows",
     "speed-up, J/token ratio: against the reference at the same batch size",
-    "latency: from entering a row to the end of the text; row use: share of the time that rows held a text",
+    "latency: from entering a row to the end of the text, the queue before it left out",
+    "row use: share of the time that rows held a text",
 )
 
 
@@ -91,7 +92,7 @@ def _notes(run: Run) -> Iterator[str]:
     windows = counted(found["windows"], "window")
     yield f"{run.name}: {windows}, schedule {found['schedule']}, reference {reference}"
     yield from (f"{run.name}: {note}" for note in metering_notes(found))
-    yield from (f"{run.name}: {name} is left out: {reason}" for name, reason in found["left_out"].items())
+    yield from (f"{run.name}: {note}" for note in left_out_notes(found["left_out"]))
     every = [one for sizes in found["decoders"].values() for one in sizes]
     differing, unexplained = (sum(one[key] for one in every) for key in ("texts_differing", "texts_unexplained"))
     if differing:
@@ -99,3 +100,6 @@ def _notes(run: Run) -> Iterator[str]:
             f"{run.name}: {differing} texts leave those written alone, {differing - unexplained} of them where less "
             f"than the logits' tolerance decides" + (f"; UNEXPLAINED: {unexplained}" if unexplained else "")
         )
+    yield from (f"{run.name}: {note}" for note in found["isolation"])
+    if (versions := len(found["code_versions"])) > 1:
+        yield f"{run.name}: MIXED: windows of {versions} versions of the code"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from experiments.batch_notes import metering_notes
 from experiments.report.results import Run
 from experiments.report.tables.batches import by_size, measured, ratio
 from experiments.report.tables.figures import (
@@ -54,7 +55,8 @@ def energy_table(figures: Figures, runs: Sequence[Run]) -> Iterator[Table]:
     sections = sections_of(shown)
     rows = [row for run in shown for row in _rows(figures, run, sections[run.name])]
     if rows:
-        notes = [*against(shown), *caveats_of(shown), *_sources(run.cost for run in shown)]
+        metered = [f"{run.name}: {note}" for run in shown for note in metering_notes(run.summary.get("batches") or {})]
+        notes = [*against(shown), *metered, *caveats_of(shown), *_sources(run.cost for run in shown)]
         yield finished(EXPERIMENT, f"Energy by batch{dagger(*shown)}", COLUMNS, rows, notes)
 
 
