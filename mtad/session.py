@@ -24,6 +24,7 @@ from mtad.counts import Counts
 from mtad.feeds import Feed, Growing, Model
 from mtad.growth import Drafted, Grown, Growth
 from mtad.law import RAW, Law, Warp
+from mtad.stacked import stacked
 from mtad.tree import Tree
 
 PREFILL_CHUNK = 512
@@ -185,11 +186,12 @@ class Session:
             self._paths[slots] = self._paths[parents]
             self._paths[slots, range(slots.start - 1, slots.stop - 1)] = True
             self._depths += [level + 1] * width
-            void = grown.scores[level] == -np.inf
-            for slot, *key, nothing in zip(slots, parents, grown.tokens[level].tolist(), void.tolist(), strict=True):
-                if not nothing:
-                    self._slots.setdefault((key[0], key[1]), slot)
-            above = list(slots)
+            nodes = zip(slots, parents, grown.tokens[level].tolist(), grown.scores[level].tolist(), strict=True)
+            # Of equal siblings the first bears the children of all: its keys are those of the others.
+            above = [
+                slot if score == -np.inf else self._slots.setdefault((parent, token), slot)
+                for slot, parent, token, score in nodes
+            ]
 
     def chunks(self, start: int) -> list[torch.Tensor]:
         """Logits by chunk of reading, from chunk number `start` on; rows in order of slots."""
@@ -234,39 +236,12 @@ class Reader:
         if self._version != self.session.version:
             self._version, self._chunks, self._rows = self.session.version, 0, 0
         for chunk in self.session.chunks(self._chunks):
-            self._append(self.warp(chunk))
-            self._chunks += 1
+            law = self.warp(chunk)
+            self._held = stacked(self._held, self._rows, law) if self._rows else law
+            self._rows, self._chunks = self._rows + len(law), self._chunks + 1
         slots = self.session.slots(tree)
         # A tree read alone and in order, the common case, needs no copy of its rows.
         return self._held.first(len(slots)) if slots == list(range(len(slots))) else self._held.take(slots)
-
-    def _append(self, law: Law) -> None:
-        if not self._rows:
-            self._held = law
-        elif self._held.short is not None and law.short is not None:
-            self._held = Law.of_rows(self._held.short + law.short)
-        else:
-            self._held = self._grown(self._held, law)
-        self._rows += len(law)
-
-    def _grown(self, held: Law, law: Law) -> Law:
-        """With rows added to the arrays, whose capacity and width grow by doubling and by need."""
-        start, end = self._rows, self._rows + len(law)
-        logp, width = held.logp, max(law.logp.shape[1], held.logp.shape[1])
-        ids = None if held.ids is None else held.ids
-        if end > len(logp) or width > logp.shape[1]:
-            rows = max(end, 2 * len(logp))
-            logp = np.full((rows, width), -np.inf)
-            logp[:start, : held.logp.shape[1]] = held.logp[:start]
-            if held.ids is not None:
-                ids = np.full((rows, width), np.iinfo(np.int64).max)
-                ids[:start, : held.ids.shape[1]] = held.ids[:start]
-        logp[start:end] = -np.inf
-        logp[start:end, : law.logp.shape[1]] = law.logp
-        if ids is not None and law.ids is not None:
-            ids[start:end] = np.iinfo(np.int64).max
-            ids[start:end, : law.ids.shape[1]] = law.ids
-        return Law(ids, logp)
 
 
 @dataclass(frozen=True)

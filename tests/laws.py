@@ -120,7 +120,6 @@ class Lookup:
 
     table: Table
     warp: Warp
-
     grows = False
 
     @cached_property
