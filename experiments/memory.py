@@ -1,8 +1,8 @@
 """Memory of a run: what it needs, told before any weight is read, and what the most was.
 
 Weights and caches are exact, from the configurations and the prompts. Beside them stand, uncounted, the activations of
-prefill and scoring, what a recorded forward keeps (on a CPU a rearranged copy of the weights, if these take up to 1 GB),
-and the caches that other engines make for themselves.
+prefill and scoring, what a recorded forward keeps (on a CPU a rearranged copy of weights that take up to 1 GB), and the
+caches that other engines make for themselves.
 """
 
 from __future__ import annotations

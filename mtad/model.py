@@ -13,8 +13,9 @@ from mtad.cache import TreeCache
 from mtad.clock import Mark, mark
 from mtad.feeds import Feed, Together, span_of
 from mtad.fused import Drafts, Program
+from mtad.graphs import Graphs
 from mtad.growth import Growth
-from mtad.recorded import CannotRecordError, Eager, Forward, Graphs, Mode, Step, Traced
+from mtad.recorded import CannotRecordError, Eager, Forward, Mode, Step, Traced
 
 # How far a logit may move when the same text is read in another shape, by the type of the weights; measured on the
 # embedded pair and tiny random models (tests/test_session.py holds the models to it).

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mtad.graphs import Graphs
 from mtad.model import CausalModel
-from mtad.recorded import CannotRecordError, Eager, Graphs, Step, Tensors
+from mtad.recorded import CannotRecordError, Eager, Step, Tensors
 
 
 class Replay:

@@ -17,10 +17,10 @@ from mtad.decoder import Decoder, RoundDecoder
 from mtad.ending import Limits
 from mtad.feeds import Feed, Growing, Model, Together, span_of
 from mtad.generate import Output, writing
+from mtad.graphs import Graphs
 from mtad.law import Sampling
 from mtad.luck import Luck
 from mtad.margin import Shaken, decided, varies
-from mtad.recorded import Graphs
 from mtad.session import Session
 from tests.fakes import TableModel, llama, noisy
 from tests.helpers import DECODERS, PURE, from_yaml, spell, write

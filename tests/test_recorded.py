@@ -14,9 +14,9 @@ from transformers import LlamaForCausalLM
 from mtad.cache import STEP
 from mtad.decoder import Decoder
 from mtad.generate import Output
+from mtad.graphs import SIZES, Graphs
 from mtad.law import Sampling
 from mtad.model import CausalModel
-from mtad.recorded import SIZES, Graphs
 from mtad.session import Session, serve
 from mtad.tree import Tree
 from tests.fakes import VOCABULARY, llama, noisy, opt
@@ -95,7 +95,7 @@ def test_every_engine_writes_the_same_tokens(name: str) -> None:
 
 def test_the_cache_may_grow_in_the_middle_of_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mtad.cache.STEP", 16)
-    monkeypatch.setattr("mtad.recorded.STEP", 16)
+    monkeypatch.setattr("mtad.graphs.STEP", 16)
     monkeypatch.setattr("mtad.session.TREE_ROOM", 0)
     monkeypatch.setattr("mtad.session.Session.open", opened_without_room)
     models = behind("llama", 1)
