@@ -27,7 +27,8 @@ from mtad.luck import Luck
 from mtad.mjgd import Mjgd
 from mtad.mtad import Mmtad, Mtad
 from mtad.options import at_least
-from mtad.session import Read, Reader, Session, serve
+from mtad.serving import serve
+from mtad.session import Read, Reader, Session
 from mtad.tree import Tree
 
 NOTHING_ACCEPTED = "no draft token was accepted"

@@ -17,7 +17,8 @@ from typing import Generic, TypeVar
 
 from mtad.feeds import Model
 from mtad.law import Law
-from mtad.session import Read, Session, serve
+from mtad.serving import serve
+from mtad.session import Read, Session
 
 SCHEDULE = "continuous"
 

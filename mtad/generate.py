@@ -17,7 +17,8 @@ from mtad.ending import Detokenise, Ending, Limits
 from mtad.errors import UserError
 from mtad.law import Law, Sampling
 from mtad.luck import Luck
-from mtad.session import Read, Reader, Session, serve
+from mtad.serving import serve
+from mtad.session import Read, Reader, Session
 
 T = TypeVar("T")
 

@@ -26,8 +26,8 @@ from mtad.tree import Tree
 
 # Ties at the edge of the top k are settled by token id; this many further values are looked at for them.
 TIE_MARGIN = 8
-# Laws of at most so many rows of at most so many tokens are handled as plain numbers on a CPU.
-FEW_ROWS, SHORT = 16, 64
+SHORT = 64  # tokens of a row that is held as plain numbers
+FEW_ROWS = 16  # on a CPU plain numbers are also quicker at warping so many rows
 
 
 Row = tuple[Sequence[int], Sequence[float]]
@@ -94,11 +94,11 @@ class Law:
             return Law.of_rows([self.short[row] for row in rows])
         return Law(None if self.ids is None else self.ids[rows], self.logp[rows])
 
-    def first(self, rows: int) -> Law:
-        """The law of the first `rows` rows, not copied."""
+    def part(self, start: int, end: int) -> Law:
+        """The law of the rows from `start` to before `end`, not copied."""
         if self.short is not None:
-            return self if rows == len(self.short) else Law.of_rows(self.short[:rows])
-        return Law(None if self.ids is None else self.ids[:rows], self.logp[:rows])
+            return self if (start, end) == (0, len(self.short)) else Law.of_rows(self.short[start:end])
+        return Law(None if self.ids is None else self.ids[start:end], self.logp[start:end])
 
     def row(self, node: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and their log-probabilities after `node`, the support only, ids ascending."""
@@ -183,16 +183,17 @@ class Warp:
         if not self.top_k:
             return self._of_all(logits.float())
         settings = (min(self.top_k, vocabulary), self.temperature, self.top_p)
-        if logits.device.type == "cpu" and len(logits) <= FEW_ROWS and self.top_k <= SHORT:
-            return self._short(logits.float(), settings[0])
+        if logits.device.type == "cpu" and len(logits) <= FEW_ROWS and settings[0] <= SHORT:
+            return self._few(logits.float(), settings[0])
         found = _truncate(logits.device)(logits, *settings).cpu().numpy()
         if found[:, -1].any():  # more ties than the margin holds
             ranks = logits.float().sort(dim=-1, descending=True, stable=True)
             found = ranked(ranks.values, ranks.indices, *settings).cpu().numpy()
         k = settings[0]
-        return Law(found[:, :k].astype(np.int64), found[:, k : 2 * k])
+        ids, logp = found[:, :k].astype(np.int64), found[:, k : 2 * k]
+        return Law(ids, logp) if k > SHORT else Law.of_rows(_rows(ids, logp))
 
-    def _short(self, logits: torch.Tensor, k: int) -> Law:
+    def _few(self, logits: torch.Tensor, k: int) -> Law:
         """The law of a few rows on the host, by the arithmetic of `truncate` on plain numbers."""
         found = torch.topk(logits, min(k + 1, logits.shape[-1]), dim=-1)
         rows: list[Row] = []
@@ -257,6 +258,15 @@ def ranked(values: torch.Tensor, ids: torch.Tensor, k: int, temperature: float, 
         logp = torch.log_softmax(logp, dim=-1)
     ids, order = torch.sort(ids[:, :k], dim=-1)
     return torch.cat([ids.double(), logp.gather(-1, order), unsure.double()], dim=-1)
+
+
+def _rows(ids: np.ndarray, logp: np.ndarray) -> list[Row]:
+    """Rows of plain numbers, what truncation removed left out."""
+    rows: list[Row] = []
+    for tokens, values in zip(ids.tolist(), logp.tolist(), strict=True):
+        kept = [i for i, value in enumerate(values) if value > -math.inf]
+        rows.append(([tokens[i] for i in kept], [values[i] for i in kept]))
+    return rows
 
 
 @cache

@@ -1,9 +1,9 @@
 """A session: one model, its cache, and one text, with three verbs: `open`, `read`, `commit`.
 
 - `open(prompt)` starts a text and reads all of the prompt but its last token, in chunks.
-- `read(tree)` asks for the law after every node of a tree. It is a request, served by `serve`, so that the reads of
-  many texts can share one forward. Only nodes not read before are computed: the session keeps a trie of the paths it
-  has read since the last commit, and any tree is looked up in it by token values.
+- `read(tree)` asks for the law after every node of a tree. It is a request, served by `mtad.serving`, so that the reads
+  of many texts can share one forward. Only nodes not read before are computed: the session keeps a trie of the paths
+  it has read since the last commit, and any tree is looked up in it by token values.
 - `commit(tokens)` appends to the text and keeps the keys of the longest read path that spells these tokens. Target
   and draft may have read different trees; committed tokens that a model has not read are fed before its next tree.
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ import torch
 from mtad.clock import Span
 from mtad.counts import Counts
 from mtad.feeds import Feed, Growing, Model
-from mtad.growth import Drafted, Grown, Growth
+from mtad.growth import Grown, Growth
 from mtad.law import RAW, Law, Warp
 from mtad.stacked import stacked
 from mtad.tree import Tree
@@ -231,22 +230,29 @@ class Reader:
         model = self.session.model
         return self.warp.top_k > 0 and isinstance(model, Growing) and model.grows()
 
-    def law(self, tree: Tree) -> Law:
-        """The law after every node of a tree whose read has been served."""
+    def fresh(self) -> list[torch.Tensor]:
+        """Logits that have been read and not warped yet."""
         if self._version != self.session.version:
             self._version, self._chunks, self._rows = self.session.version, 0, 0
-        for chunk in self.session.chunks(self._chunks):
-            law = self.warp(chunk)
-            self._held = stacked(self._held, self._rows, law) if self._rows else law
-            self._rows, self._chunks = self._rows + len(law), self._chunks + 1
+        return self.session.chunks(self._chunks)
+
+    def add(self, law: Law) -> None:
+        """Take the law of the first fresh logits."""
+        self._held = stacked(self._held, self._rows, law) if self._rows else law
+        self._rows, self._chunks = self._rows + len(law), self._chunks + 1
+
+    def law(self, tree: Tree) -> Law:
+        """The law after every node of a tree whose read has been served."""
+        for chunk in self.fresh():
+            self.add(self.warp(chunk))
         slots = self.session.slots(tree)
         # A tree read alone and in order, the common case, needs no copy of its rows.
-        return self._held.first(len(slots)) if slots == list(range(len(slots))) else self._held.take(slots)
+        return self._held.part(0, len(slots)) if slots == list(range(len(slots))) else self._held.take(slots)
 
 
 @dataclass(frozen=True)
 class Read:
-    """A request for the law after every node of `tree`; yielded by rounds, answered by `serve`."""
+    """A request for the law after every node of `tree`; yielded by rounds, answered by `mtad.serving.serve`."""
 
     reader: Reader
     tree: Tree
@@ -263,47 +269,3 @@ class Grow(Read):
 
     growth: Growth
     uniforms: np.ndarray
-
-
-def serve(reads: Sequence[Read]) -> list[Law]:
-    """Answer reads of any number of texts, those of one model by one forward; laws in the order of the reads."""
-    if len({id(read.reader.session) for read in reads}) < len(reads):
-        raise ValueError("a session waits for one read at a time")
-    drafted = _serve_drafts([read for read in reads if isinstance(read, Grow)])
-    feeds: dict[int, list[tuple[Session, Feed]]] = {}
-    for read in reads:
-        session = read.reader.session
-        if id(read) not in drafted and (feed := session.feed(read.tree)):
-            feeds.setdefault(id(session.model), []).append((session, feed))
-    for group in feeds.values():
-        model = group[0][0].model
-        start = model.mark()
-        logits = model.forward([feed for _, feed in group])
-        span = Span(start, model.mark(), 1 / len(group))
-        for (session, feed), rows in zip(group, logits, strict=True):
-            session.receive(rows)
-            session.counts.forward(len(feed.tokens), span)
-    return [drafted.get(id(read)) or read.reader.law(read.tree) for read in reads]
-
-
-def _serve_drafts(reads: Sequence[Grow]) -> dict[int, Drafted]:
-    """Answers by id of the read, as far as models can; what is left out is to be answered as a read."""
-    groups: dict[tuple[int, Growth], list[Grow]] = {}
-    for read in reads:
-        if read.reader.grows:
-            groups.setdefault((id(read.reader.session.model), read.growth), []).append(read)
-    answers = {}
-    for (_, growth), group in groups.items():
-        model = group[0].reader.session.model
-        assert isinstance(model, Growing)
-        feeds = [read.reader.session.feed_root() for read in group]
-        found = model.grow(feeds, growth, [read.uniforms for read in group])
-        spans = [Span(start, end, 1 / len(group)) for start, end in pairwise(found.marks)]
-        for read, feed, grown in zip(group, feeds, found.each, strict=True):
-            session = read.reader.session
-            session.receive_draft(grown)
-            for level, span in zip(range(len(read.uniforms)), spans, strict=False):
-                session.counts.forward(growth.width if level else len(feed.tokens), span)
-            if grown.sure:
-                answers[id(read)] = grown.draft(growth.eos)
-    return answers

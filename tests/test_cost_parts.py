@@ -25,7 +25,8 @@ from mtad.law import RAW
 from mtad.loading import Pair
 from mtad.luck import Luck
 from mtad.model import CausalModel
-from mtad.session import Reader, Session, serve
+from mtad.serving import serve
+from mtad.session import Reader, Session
 from tests.fakes import TableModel, llama, opt
 from tests.helpers import PURE, spell
 

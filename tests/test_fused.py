@@ -15,7 +15,8 @@ from mtad.growth import Drafted
 from mtad.law import Warp
 from mtad.luck import Luck
 from mtad.model import CausalModel
-from mtad.session import Reader, Session, serve
+from mtad.serving import serve
+from mtad.session import Reader, Session
 from mtad.tree import Tree
 from tests.fakes import VOCABULARY, llama, opt
 from tests.replayed import ReplayedModel

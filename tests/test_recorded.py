@@ -17,7 +17,8 @@ from mtad.generate import Output
 from mtad.graphs import SIZES, Graphs
 from mtad.law import Sampling
 from mtad.model import CausalModel
-from mtad.session import Session, serve
+from mtad.serving import serve
+from mtad.session import Session
 from mtad.tree import Tree
 from tests.fakes import VOCABULARY, llama, noisy, opt
 from tests.helpers import DECODERS, from_yaml, write

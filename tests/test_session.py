@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtad.model import CausalModel
-from mtad.session import Session, serve
+from mtad.serving import serve
+from mtad.session import Session
 from mtad.tree import Tree
 from tests.fakes import Recomputed, TableModel, llama, opt
 

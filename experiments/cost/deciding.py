@@ -18,7 +18,8 @@ from mtad.ending import Detokenise
 from mtad.generate import Output
 from mtad.law import Law, Warp
 from mtad.loading import Pair
-from mtad.session import Read, Session, serve
+from mtad.serving import serve
+from mtad.session import Read, Session
 
 Writing = Generator[Read, Law, Output]
 Begin = Callable[[Session, Session, Detokenise], Writing]  # of target, draft, and what turns tokens into text

@@ -25,7 +25,8 @@ import numpy as np
 from mtad.errors import UserError
 from mtad.feeds import Model
 from mtad.law import Warp
-from mtad.session import Reader, Session, serve
+from mtad.serving import serve
+from mtad.session import Reader, Session
 from mtad.tree import ROOT, Tree
 
 BRANCHES = 8  # chains side by side in a timed tree, so that even 64 nodes need few positions of the text
