@@ -73,6 +73,8 @@ class Round:
 
     def cut(self, length: int) -> Round:
         """The round with only its first `length` tokens, as emitted."""
+        if length == len(self.tokens):
+            return self
         return replace(
             self, tokens=self.tokens[:length], sources=self.sources[:length], accepted=min(self.accepted, length)
         )

@@ -42,12 +42,14 @@ class CausalModel:
     Attributes:
         lm: the Hugging Face model, in evaluation mode.
         vocabulary: how many logits are real; padded rows of the embedding are sliced off.
+        device: where the model takes its input.
         max_positions: the longest text that it takes, in tokens.
         tolerance: see `TOLERANCE`.
     """
 
     def __init__(self, lm: PreTrainedModel, vocabulary: int, rows: int = 1, engine: Mode = "auto") -> None:
         self.lm = lm.eval().requires_grad_(False)  # a trace would keep what gradients need
+        self.device: torch.device = lm.device  # which looks through its parameters, and is asked for often
         self.vocabulary = vocabulary
         self.max_positions: int = lm.config.max_position_embeddings
         self.tolerance = TOLERANCE.get(lm.dtype, 0.5)
@@ -56,11 +58,6 @@ class CausalModel:
         self._forward: Forward = Eager(Step(lm, self.cache))
         self._to_record = engine != "eager"
         self._programs: dict[Growth, Program] = {}
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model takes its input."""
-        return self.lm.device
 
     @property
     def engine(self) -> str:

@@ -22,27 +22,34 @@ def serve(reads: Sequence[Read]) -> list[Law]:
     if len({id(read.reader.session) for read in reads}) < len(reads):
         raise ValueError("a session waits for one read at a time")
     drafted = _serve_drafts([read for read in reads if isinstance(read, Grow)])
+    others = [read for read in reads if id(read) not in drafted]
     feeds: dict[int, list[tuple[Session, Feed]]] = {}
-    for read in reads:
+    for read in others:
         session = read.reader.session
-        if id(read) not in drafted and (feed := session.feed(read.tree)):
+        if feed := session.feed(read.tree):
             feeds.setdefault(id(session.model), []).append((session, feed))
     for group in feeds.values():
-        model = group[0][0].model
-        start = model.mark()
-        logits = model.forward([feed for _, feed in group])
-        span = Span(start, model.mark(), 1 / len(group))
-        for (session, feed), rows in zip(group, logits, strict=True):
-            session.receive(rows)
-            session.counts.forward(len(feed.tokens), span)
-    _warp_together([read.reader for read in reads if id(read) not in drafted])
+        _forward(group)
+    if len(others) > 1:
+        _warp_together([read.reader for read in others])
     return [drafted.get(id(read)) or read.reader.law(read.tree) for read in reads]
+
+
+def _forward(group: Sequence[tuple[Session, Feed]]) -> None:
+    """One forward of the sessions' model for all of their feeds."""
+    model = group[0][0].model
+    start = model.mark()
+    logits = model.forward([feed for _, feed in group])
+    span = Span(start, model.mark(), 1 / len(group))
+    for (session, feed), rows in zip(group, logits, strict=True):
+        session.receive(rows)
+        session.counts.forward(len(feed.tokens), span)
 
 
 def _warp_together(readers: Sequence[Reader]) -> None:
     """Warp what several texts have read at once, with one transfer to the host."""
     groups: dict[tuple[Warp, int], list[tuple[Reader, torch.Tensor]]] = {}
-    for reader in readers if len(readers) > 1 else ():
+    for reader in readers:
         for logits in reader.fresh()[:1]:
             groups.setdefault((reader.warp, id(reader.session.model)), []).append((reader, logits))
     for (warp, _), group in groups.items():
