@@ -72,9 +72,9 @@ def test_assisted_exact_mjgd_pays_for_itself_and_is_proven() -> None:
     assert sum(proof.proven for proof in proofs) >= 0.99 * len(proofs) > 0
 
 
-@pytest.mark.parametrize(("task", "most"), [("sql", 1.0), ("code", 0.75)])
-def test_mtad_writes_text_that_the_target_finds_more_probable_than_its_own_samples(task: str, most: float) -> None:
-    assert texts("mtad", task).perplexity / texts("autoregressive", task).perplexity < most
+@pytest.mark.parametrize("task", ["sql", "code"])
+def test_mtad_writes_text_that_the_target_finds_more_probable_than_its_own_samples(task: str) -> None:
+    assert texts("mtad", task).perplexity < texts("autoregressive", task).perplexity
 
 
 @pytest.mark.parametrize("name", DECODERS)

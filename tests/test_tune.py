@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from baselines.autoregressive import Autoregressive
 from baselines.speculative import Speculative
-from experiments import process, runner
+from experiments import code_version, process, runner
 from experiments.bench import Bench
 from experiments.isolation import findings
 from experiments.journal import Journal, Row
@@ -238,7 +238,7 @@ def test_a_tuning_is_without_judge_energy_margin_and_repeats_and_its_files_say_s
 
 def test_rows_of_other_code_choose_nothing_unless_asked_for(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "Bench", None)  # all is measured
-    monkeypatch.setattr(runner, "code_hash", lambda: "newer")
+    monkeypatch.setattr(code_version, "code_hash", lambda: "newer")
     with pytest.raises(UserError, match=r"the code has changed since rows of .*-tuning/.* were measured"):
         runner.run(study.settings())
     runner.run(replace(study.settings(), mixed=True))
