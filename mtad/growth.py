@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from mtad.law import Law, Warp
+from mtad.law import SHORT, Law, Warp, short_rows
 from mtad.tree import ROOT, Tree
 
 Draws = Literal["without", "with", "largest"]  # without replacement, with, or no draws: the largest joints
@@ -77,5 +77,7 @@ class Drafted(Law):
 
     def __init__(self, ids: np.ndarray, logp: np.ndarray, tree: Tree, ends: list[int]) -> None:
         super().__init__(ids, logp)
+        if ids.shape[1] <= SHORT:
+            self.short = short_rows(ids, logp)
         self.tree = tree
         self.ends = ends

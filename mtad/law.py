@@ -27,7 +27,9 @@ from mtad.tree import Tree
 # Ties at the edge of the top k are settled by token id; this many further values are looked at for them.
 TIE_MARGIN = 8
 SHORT = 64  # tokens of a row that is held as plain numbers
-FEW_ROWS = 16  # on a CPU plain numbers are also quicker at warping so many rows
+FEW_ROWS = (
+    40  # on a CPU plain numbers are also quicker at warping so many rows, after a forward that emptied its caches
+)
 
 
 Row = tuple[Sequence[int], Sequence[float]]
@@ -191,7 +193,7 @@ class Warp:
             found = ranked(ranks.values, ranks.indices, *settings).cpu().numpy()
         k = settings[0]
         ids, logp = found[:, :k].astype(np.int64), found[:, k : 2 * k]
-        return Law(ids, logp) if k > SHORT else Law.of_rows(_rows(ids, logp))
+        return Law(ids, logp) if k > SHORT else Law.of_rows(short_rows(ids, logp))
 
     def _few(self, logits: torch.Tensor, k: int) -> Law:
         """The law of a few rows on the host, by the arithmetic of `truncate` on plain numbers."""
@@ -260,7 +262,7 @@ def ranked(values: torch.Tensor, ids: torch.Tensor, k: int, temperature: float, 
     return torch.cat([ids.double(), logp.gather(-1, order), unsure.double()], dim=-1)
 
 
-def _rows(ids: np.ndarray, logp: np.ndarray) -> list[Row]:
+def short_rows(ids: np.ndarray, logp: np.ndarray) -> list[Row]:
     """Rows of plain numbers, what truncation removed left out."""
     rows: list[Row] = []
     for tokens, values in zip(ids.tolist(), logp.tolist(), strict=True):
