@@ -48,14 +48,29 @@ def _linear() -> Any:
 
 
 def pack(lm: nn.Module) -> dict[nn.Module, dict[str, PackedLinear]]:
-    """Packed twins of all linear layers, by parent and name; none for a model that is too large."""
+    """Packed twins of linear layers, by parent and name; none for a model that is too large, or where PyTorch cannot."""
     linears = [module for module in lm.modules() if isinstance(module, nn.Linear)]
-    if not torch.backends.mkldnn.is_available() or sum(linear.weight.nbytes for linear in linears) > LARGEST_BYTES:
+    large = sum(linear.weight.nbytes for linear in linears) > LARGEST_BYTES
+    if large or not all(map(_works, {linear.weight.dtype for linear in linears})):
         return {}
     return {
         parent: {name: PackedLinear(child) for name, child in parent.named_children() if _gains(child)}
         for parent in lm.modules()
     }
+
+
+@cache
+def _works(dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch has these operations for this type."""
+    linear = nn.utils.skip_init(nn.Linear, 8, 8, dtype=dtype)  # which draws no random numbers
+    x = torch.ones(1, 8, dtype=dtype)
+    try:
+        with torch.no_grad():
+            linear.weight.copy_(torch.eye(8))
+            linear.bias.fill_(0.5)
+            return torch.allclose(PackedLinear(linear)(x), linear(x), rtol=0.01, atol=0.01)
+    except (AttributeError, RuntimeError):
+        return False
 
 
 def _gains(module: nn.Module) -> TypeGuard[nn.Linear]:

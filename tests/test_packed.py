@@ -51,6 +51,17 @@ def test_the_model_itself_is_as_before() -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_a_build_of_pytorch_without_these_operations_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise RuntimeError("unknown operation mkldnn::_linear_pointwise")
+
+    packed._works.cache_clear()
+    monkeypatch.setattr(packed, "_linear", missing)
+    assert pack(llama().lm) == {}
+    packed._works.cache_clear()
+
+
+@pytest.mark.usefixtures("small")
 def test_a_model_that_would_take_too_much_memory_twice_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = llama().lm
     assert any(pack(lm).values())
