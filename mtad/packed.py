@@ -48,7 +48,7 @@ def _linear() -> Any:
 
 
 def pack(lm: nn.Module) -> dict[nn.Module, dict[str, PackedLinear]]:
-    """Packed twins of linear layers, by parent and name; none for a model that is too large, or where PyTorch cannot."""
+    """Packed twins of linear layers, by parent and name; none for too large a model, or where PyTorch cannot."""
     linears = [module for module in lm.modules() if isinstance(module, nn.Linear)]
     large = sum(linear.weight.nbytes for linear in linears) > LARGEST_BYTES
     if large or not all(map(_works, {linear.weight.dtype for linear in linears})):
