@@ -27,6 +27,8 @@ from mtad.session import Session
 from tests.test_passes import files, lines
 from tests.toy import settings_of, toy_settings
 
+pytestmark = pytest.mark.runs
+
 
 def run_toy(pair: Path, results: Path, *overrides: str) -> dict[str, Any]:
     runner.run(toy_settings(pair, results, *overrides))

@@ -19,6 +19,8 @@ from mtad.errors import UserError
 from scripts import bench
 from tests.toy import ROOT
 
+pytestmark = pytest.mark.runs
+
 
 def toy(pair: Path, folder: Path, *more: str) -> list[str]:
     """The command on a pair on the disk and the toy task, in `folder`."""

@@ -119,6 +119,7 @@ def run_py(pair: Path, results: Path, environment: dict[str, str], *overrides: s
     return subprocess.run(command, env=environment, cwd=results, capture_output=True, text=True, timeout=180)
 
 
+@pytest.mark.runs
 def test_energy_is_a_pass_of_its_own_and_its_figures_follow_from_power_and_time(
     saved_pair: Path, tmp_path: Path
 ) -> None:
@@ -185,6 +186,7 @@ def busy(processes: int) -> Iterator[None]:
             other.wait()
 
 
+@pytest.mark.runs
 def test_strict_stops_where_others_compute_and_keeps_what_was_measured(saved_pair: Path, tmp_path: Path) -> None:
     environment = nvml_environment(tmp_path, FLAT)
     results = tmp_path / "results"

@@ -26,6 +26,8 @@ from tests.fakes import Recomputed
 from tests.helpers import DECODERS, LOSSLESS, from_yaml
 from tests.laws import chi_square, marginal
 
+pytestmark = pytest.mark.runs
+
 SHORT, NARROW = "def parse(", Sampling(1.0, 6, 0.95)
 TASKS: dict[str, Task] = {"sql": Sql(), "code": Code()}
 
