@@ -134,8 +134,7 @@ class BatchPass:
             batch = write_batch(self._queue(variant, items, window), rows, self._clock)
         lap = watch.lap()
         self._bench.insist(lap)  # before there is a record: under `strict` the window is to be measured again
-        stamped = {key: asdict(process.provenance)[key] for key in ("run_id", "process_id", "git", "code")}
-        record = {**process.stamp, **stamped, **heading, "items": [list(item) for item in items]}
+        record = {**process.stamp, **process.signature, **heading, "items": [list(item) for item in items]}
         record |= {**_times(batch, heading["batch_size"]), "passes": len(batch.outputs) // len(items)}
         record |= {**self._equality(variant, items, batch.outputs), **self._joules(window), "isolation": lap}
         return dict(redact(record))  # reasons are other libraries' words

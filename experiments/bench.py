@@ -21,7 +21,7 @@ from mtad.batch import Row as BatchRow
 from mtad.batch import Start
 from mtad.ending import Detokenise
 from mtad.errors import UserError
-from mtad.generate import Output, generate, writing
+from mtad.generate import Output, drive, writing
 from mtad.loading import Blueprint, Pair, speller
 from mtad.luck import Luck
 from mtad.model import CausalModel
@@ -127,17 +127,10 @@ class Bench:
 
         It is as long as the settings allow unless `max_new_tokens` says less. Raises Stopped.
         """
-        settings = self.plan.settings
+        asked = self.plan.encoded[prompt_id, turn] if tokens is None else tokens
+        start = self.start(variant, prompt_id, turn, repeat, asked, self.detokenise, max_new_tokens)
         with at_once():  # a text of a large pair takes a minute
-            return generate(
-                variant.decoder,
-                *self._sessions,
-                self.plan.encoded[prompt_id, turn] if tokens is None else tokens,
-                self.plan.limits(max_new_tokens or settings.max_new_tokens),
-                variant.sampling,
-                self.luck(prompt_id, turn, repeat),
-                self.detokenise,
-            )
+            return drive([start(*self._sessions)])[0]
 
     def luck(self, prompt_id: str, turn: int, repeat: int) -> Luck:
         """The uniforms of one text."""

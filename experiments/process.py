@@ -61,6 +61,11 @@ class Process:
         """What every row of this process carries."""
         return Provenance(self.plan.id, self.id, git_version(), code_hash(), self.plan.settings.seed)
 
+    @property
+    def signature(self) -> dict[str, Any]:
+        """What the records of later passes carry: who measured, and with which code."""
+        return {key: asdict(self.provenance)[key] for key in ("run_id", "process_id", "git", "code")}
+
     @cached_property
     def _before(self) -> list[Any]:
         """The processes that measured before. Raises UserError."""

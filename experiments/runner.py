@@ -223,7 +223,6 @@ def measure_energy(process: Process) -> None:
     process.begin()
     variants = {variant.label: variant for variant in plan.settings.variants}
     contexts = {(row["variant"], row["prompt_id"], row["turn"], row["repeat"]): plan.context(row) for row in rows}
-    provenance = {key: asdict(process.provenance)[key] for key in ("run_id", "process_id", "git", "code")}
     total = plan.settings.meter.blocks * len(plan.labels)
 
     def keep(record: Row) -> None:
@@ -238,7 +237,7 @@ def measure_energy(process: Process) -> None:
     process.watch.start()
     with progress(total, total - len(missing) * len(plan.labels)) as advance:
         EnergyPass(
-            provenance,
+            process.signature,
             plan.labels,
             timed,
             lambda label, prompt, turn, repeat: bench.write(

@@ -210,6 +210,8 @@ class Reader:
     def __init__(self, session: Session, warp: Warp) -> None:
         self.session = session
         self.warp = warp
+        # Looked up once, for it is asked before every draft.
+        self._growing = session.model if warp.top_k and isinstance(session.model, Growing) else None
         self._version = -1
         self._chunks = 0
         self._rows = 0
@@ -227,8 +229,7 @@ class Reader:
     @property
     def grows(self) -> bool:
         """Whether a whole draft can be asked for at once, by `Grow`."""
-        model = self.session.model
-        return self.warp.top_k > 0 and isinstance(model, Growing) and model.grows()
+        return self._growing is not None and self._growing.grows()
 
     def fresh(self) -> list[torch.Tensor]:
         """Logits that have been read and not warped yet."""
