@@ -28,6 +28,7 @@ JUDGE_KEYS = {*TEXT, "judge"}
 GRADE_KEYS = {*TEXT, "grader", "grades"}
 APPROXIMATION_KEYS = {*TEXT, "settings", "rounds"}
 ENERGY_KEYS = {"kind", "process_id", "code"}
+TRACE_KEYS = {*TEXT, "code", "pair", "task", "warp", "prompt_tokens", "steps"}
 BATCH_KEYS = {"window", "variant", "batch_size", "items", "process_id", "code"}
 
 Cell = tuple[str, int, int]  # (variant, repeat, turn)
@@ -72,6 +73,7 @@ class RunFolder:
         exports: files for other tools.
         energy: a row for each block of texts under a meter, and for each idle spell.
         batches: a row for each window of texts that a variant has written at a batch size.
+        trace: a row for each text: what was read and committed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,6 +86,7 @@ class RunFolder:
         self.prompts = Journal(path / "prompts.jsonl", {"prompt_id"})
         self.energy = Journal(path / "energy.jsonl", ENERGY_KEYS)
         self.batches = Journal(path / "batches.jsonl", BATCH_KEYS)
+        self.trace = Journal(path / "trace.jsonl", TRACE_KEYS)
         self.exports = path / "exports"
 
     @contextmanager
@@ -103,7 +106,7 @@ class RunFolder:
         """Forget the rows and what was made of them."""
         self.samples.rewrite([])
         judged = (self.judge, self.grades, self.teacher, self.approximation)
-        journals = [journal.path for journal in (*judged, self.prompts, self.energy, self.batches)]
+        journals = [journal.path for journal in (*judged, self.prompts, self.energy, self.batches, self.trace)]
         with disk("delete", self.exports):
             if self.exports.exists():
                 rmtree(self.exports)

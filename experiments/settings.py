@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import groups
+from experiments import pair_settings as pair
 from experiments.approximation import ApproximationSettings
 from experiments.batch_windows import batch_sizes
 from experiments.build import build, check_type, construct, missing
@@ -27,8 +28,6 @@ from mtad.loading import ModelSpec
 from mtad.options import one_of
 from mtad.recorded import Mode
 
-ROLES = ("target", "draft")
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -41,6 +40,7 @@ class Settings:
         left_out: decoders that reference=all names and that cannot run here, with the reason.
         skip: how many of the task's first prompts are left to others.
         chat: prompts in the model's chat template; None: where it has one.
+        device_map, draft_device, tp_plan: see `mtad.placement`.
         engine: how forwards run.
         threads: of the processor, for torch; None: see `experiments.threads`.
         skip_long: prompts that are too long for the pair are left out.
@@ -52,6 +52,8 @@ class Settings:
         batch_sizes: that windows of texts are written with after the run; None: no such windows.
         figure: what reports draw of the run; None: nothing beyond what they draw of every run.
         tracker: who gets a copy of the finished run; None: nobody.
+        doctor: only check whether the run would work here.
+        trace: what was read and committed is written down.
         config: the whole configuration, resolved, as the user gave it.
     """
 
@@ -73,6 +75,9 @@ class Settings:
     publish: bool
     device: str
     dtype: str | None
+    device_map: str | tuple[str, ...] | None
+    draft_device: str | None
+    tp_plan: str | None
     engine: Mode
     threads: int | None
     results_dir: Path
@@ -91,6 +96,8 @@ class Settings:
     batch_sizes: tuple[int, ...] | None
     figure: dict[str, Any] | None
     tracker: Tracker | None
+    doctor: bool
+    trace: bool
     config: dict[str, Any]
 
     @property
@@ -104,7 +111,7 @@ KEYS = (
     *("model", "decoder", "task", "sampling", "reference", "limit", "repeats", "seed", "max_new_tokens", "ignore_eos"),
     *("chat", "skip_long", "publish", "device", "dtype", "results_dir", "name", "fresh", "resume"),
     *("energy", "meter", "judge", "noninferiority_margin", "strict", "frontier", "tune", "tasks", "figure"),
-    *("approximation", "batch_size", "engine", "threads"),
+    *("approximation", "batch_size", "engine", "threads", "device_map", "draft_device", "tp_plan", "doctor", "trace"),
 )
 
 
@@ -143,8 +150,8 @@ def read_settings(composed: DictConfig, task_name: str | None = None, task_optio
         raise UserError(f"the configuration lacks {missing[0]}, which cannot be left out")
     if task_name is not None:
         config |= {"task": task_options, "tasks": None}
-    target, draft = (_model(config["model"], role) for role in ROLES)
-    model, task_name = _model_name(target, draft), task_name or groups.choice("task")
+    target, draft = (pair.model_of(config["model"], role) for role in pair.ROLES)
+    model, task_name = pair.model_name(target, draft), task_name or groups.choice("task")
     experiment = groups.choice("experiment", "") or None
     task: Task = build(f"task {task_name}", config["task"])
     if task.max_new_tokens < 1:
@@ -175,6 +182,9 @@ def read_settings(composed: DictConfig, task_name: str | None = None, task_optio
         publish=_plain(config, "publish", bool),
         device=_plain(config, "device", str),
         dtype=None if config["dtype"] is None else _plain(config, "dtype", str),
+        device_map=pair.device_map(config["device_map"]),
+        draft_device=None if config["draft_device"] is None else _plain(config, "draft_device", str),
+        tp_plan=pair.tp_plan(config["tp_plan"]),
         engine=_engine(config),
         threads=None if config["threads"] is None else _count(config, "threads"),
         results_dir=_results_dir(config),
@@ -183,7 +193,7 @@ def read_settings(composed: DictConfig, task_name: str | None = None, task_optio
         mixed=resume == "mixed",
         energy=None if config["energy"] is None else _plain(config, "energy", bool),
         meter=construct("meter", MeterSettings, config["meter"]),
-        judge=_judge(config["judge"]),
+        judge=pair.judge(config["judge"]),
         noninferiority_margin=_margin(config),
         strict=_plain(config, "strict", bool),
         tune=None if config["tune"] is None else construct("tune", TuneSettings, config["tune"]),
@@ -193,6 +203,8 @@ def read_settings(composed: DictConfig, task_name: str | None = None, task_optio
         batch_sizes=batch_sizes(config["batch_size"]),
         figure=_figure(config["figure"]),
         tracker=make_tracker(config.get("tracker")),
+        doctor=_plain(config, "doctor", bool),
+        trace=_plain(config, "trace", bool),
         config=config,
     )
 
@@ -208,33 +220,6 @@ def _left_out(reference: object, variants: Sequence[Variant]) -> dict[str, str]:
 def _plain(config: Mapping[str, Any], key: str, kind: type) -> Any:
     check_type(key, config[key], kind)
     return config[key]
-
-
-def _model(config: object, role: str) -> ModelSpec:
-    if not isinstance(config, Mapping) or role not in config:
-        raise UserError(f"model must have a {role}; see conf/model")
-    spec: ModelSpec = construct(f"model.{role}", ModelSpec, config[role])
-    return spec
-
-
-def _model_name(*specs: ModelSpec) -> str:
-    """The YAML's name as long as the pair is the YAML's, else the names of its two models; random weights are named."""
-    chosen = groups.choice("model")
-    asked = [spec.path or spec.id for spec in specs]
-    original = groups.load("model", chosen)
-    if asked == [original[role].get("path") or original[role].get("id") for role in ROLES]:
-        name = chosen
-    else:
-        name = "+".join(find_folder(name).resolve().name if name else "none" for name in asked)
-    marks = [f"-{spec.weights}{f'-{spec.scale}' if spec.scale else ''}" if spec.weights else "" for spec in specs]
-    if len(set(marks)) == 1:
-        return name + marks[0]
-    return name + "".join(f"{mark}-{role}" for mark, role in zip(marks, ROLES, strict=True) if mark)
-
-
-def _judge(config: object) -> ModelSpec | None:
-    spec: ModelSpec = construct("judge", ModelSpec, config)  # type: ignore[arg-type]
-    return spec if spec.id or spec.path else None
 
 
 def _margin(config: Mapping[str, Any]) -> float | None:

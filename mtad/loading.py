@@ -39,6 +39,8 @@ class ModelSpec:
         revision: its branch, tag or commit; None is the default branch.
         path: a folder instead, which wins over `id`; one that begins with `mtad/` lies in this package.
         dtype: fp32, bf16 or fp16; auto is bf16 on a device that computes in it, else fp32.
+        bits: 8 or 4 for each number of the linear layers but the head, quantized while they are read; None: `dtype`.
+        quantizer: "torchao" or "bitsandbytes"; None is the first that is installed and can do it on the device.
         weights: None reads them; "random" draws them in the shape of `id`, for nothing but to measure costs.
         scale: of random weights: None is the whole shape, "debug" a very small one.
     """
@@ -47,6 +49,8 @@ class ModelSpec:
     revision: str | None = None
     path: str | None = None
     dtype: str = "fp32"
+    bits: int | None = None
+    quantizer: str | None = None
     weights: str | None = None
     scale: str | None = None
 
@@ -165,7 +169,7 @@ def inspect_pair(
     sources = find_model("model.target", target, dtype, device), find_model("model.draft", draft, dtype, device)
     real = [source for source in sources if not source.origin.random]
     tokenizers = [read_tokenizer(source) for source in real or sources[:1]]
-    _same_vocabulary(real, tokenizers)
+    same_vocabulary(real, tokenizers)
     vocabulary = max(tokenizers[0].get_vocab().values()) + 1 if real else sources[0].config.vocab_size
     for source in sources:
         rows = source.config.vocab_size
@@ -278,8 +282,11 @@ def _read_weights(source: Source) -> Any:
     return model
 
 
-def _same_vocabulary(sources: list[Source], tokenizers: list[Any]) -> None:
-    """Equal tables, by the tokenizers: the number of embedding rows says nothing, since these are often padded."""
+def same_vocabulary(sources: list[Source], tokenizers: list[Any]) -> None:
+    """Raises UserError unless the tokenizers' tables are equal.
+
+    The number of embedding rows says nothing, since these are often padded.
+    """
     tables = [tokenizer.get_vocab() for tokenizer in tokenizers]
     if tables[0] == tables[-1]:
         return
