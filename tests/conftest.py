@@ -11,14 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.checkpoints import save_model, save_sharded_pair
 from tests.toy import WORDS
-
-POSITIONS = 64
 
 # absl, which rouge-score imports, keeps the stderr that it finds and closes it once Hydra sets logging up anew; that
 # must not be the one that pytest puts in place for a test.
@@ -66,33 +61,6 @@ def data() -> Path:
     return Path(folder)
 
 
-def save_tokenizer(folder: Path, words: list[str] = WORDS) -> None:
-    """A word-level tokenizer: <s> is 0, </s> is 1, then the words."""
-    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *words])}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<s>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
-
-
-def save_model(folder: Path, layers: int, rows: int, seed: int) -> None:
-    """A random Llama with `rows` rows of embeddings, and its tokenizer."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=rows,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=POSITIONS,
-        initializer_range=0.3,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    save_tokenizer(folder)
-
-
 @pytest.fixture(scope="session")
 def saved_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `target` and `draft`, whose embeddings have four and no padded rows."""
@@ -100,3 +68,15 @@ def saved_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(folder / "target", layers=2, rows=len(WORDS) + 6, seed=1)
     save_model(folder / "draft", layers=1, rows=len(WORDS) + 2, seed=2)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sharded_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `target` and `draft`, each in shards; Llamas whose heads share keys and values."""
+    return save_sharded_pair(tmp_path_factory.mktemp("llama"), "llama")
+
+
+@pytest.fixture(scope="session")
+def sharded_opt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of OPT."""
+    return save_sharded_pair(tmp_path_factory.mktemp("opt"), "opt")

@@ -19,7 +19,7 @@ from experiments.judge import Judge, Judged, find_judge, load_judge
 from experiments.quality import quality
 from mtad.errors import UserError
 from mtad.loading import ModelSpec
-from tests.conftest import POSITIONS, save_model, save_tokenizer
+from tests.checkpoints import POSITIONS, save_model, save_tokenizer
 from tests.fakes import VOCABULARY, llama
 from tests.toy import WORDS
 

@@ -29,7 +29,7 @@ from mtad.law import Sampling
 from mtad.loading import ModelSpec, load_pair, speller
 from mtad.luck import Luck
 from mtad.session import Session
-from tests.conftest import POSITIONS
+from tests.checkpoints import POSITIONS
 from tests.helpers import from_yaml
 from tests.toy import ROOT, WORDS
 

@@ -18,7 +18,7 @@ from mtad import hub, loading
 from mtad.errors import UserError
 from mtad.folders import content_hash, find_folder
 from mtad.loading import ModelSpec, find_device, inspect_pair, load_pair
-from tests.conftest import POSITIONS, save_tokenizer
+from tests.checkpoints import POSITIONS, save_tokenizer
 from tests.toy import ROOT, WORDS
 
 
