@@ -17,6 +17,7 @@ from mtad.ending import Detokenise, Ending, Limits
 from mtad.errors import UserError
 from mtad.law import Law, Sampling
 from mtad.luck import Luck
+from mtad.recording import Recording, Step
 from mtad.serving import serve
 from mtad.session import Read, Reader, Session
 
@@ -35,6 +36,7 @@ class Output:
         target, draft: what the two sessions did, prefill not counted.
         prefill_seconds, decode_seconds: wall clock, device synchronised at both edges; the search for stop strings,
             which turns tokens into text, is left out, and so is what an engine does once for all texts.
+        steps: what was read and committed, in order; None of an engine, which reads by itself.
     """
 
     tokens: tuple[int, ...]
@@ -45,6 +47,7 @@ class Output:
     draft: Counts
     prefill_seconds: float
     decode_seconds: float
+    steps: tuple[Step, ...] | None = None
 
     @property
     def phases(self) -> dict[str, float | None]:
@@ -121,6 +124,7 @@ def writing(
     warp = sampling.warp(decoder.joint)
     write = _one_round(decoder) if isinstance(decoder, RoundDecoder) else decoder.write
     readers = Reader(target, warp), Reader(draft, warp)
+    recording = Recording(draft, warp)
     output: list[int] = []
     rounds: list[Round] = []
     finish = None
@@ -128,7 +132,8 @@ def writing(
     text = Text(whole, limits.max_new_tokens, ending.eos, luck, sampling.greedy, partial(_ends, ending, output))
     while finish is None:
         start = len(output)
-        for step in (yield from write(replace(text, room=limits.max_new_tokens - start), *readers)):
+        asking = write(replace(text, room=limits.max_new_tokens - start), *readers)
+        for step in (yield from recording.of(asking, len(rounds))):
             length, finish = ending.cut(output, step.tokens)
             rounds.append(step.cut(length))
             output += rounds[-1].tokens
@@ -151,6 +156,7 @@ def writing(
         draft=draft.counts if decoder.drafts else Counts(),
         prefill_seconds=prefilled - started,
         decode_seconds=decode_seconds,
+        steps=recording.steps(rounds),
     )
 
 
