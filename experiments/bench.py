@@ -6,7 +6,7 @@ import gc
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,6 +16,7 @@ from experiments.plan import Plan
 from experiments.rows import Provenance, make_row, token_ends
 from experiments.stopping import at_once
 from experiments.task import Prompt
+from experiments.trace_rows import trace_row
 from experiments.variants import Variant
 from mtad.batch import Row as BatchRow
 from mtad.batch import Start
@@ -24,7 +25,7 @@ from mtad.errors import UserError
 from mtad.generate import Output, drive, writing
 from mtad.loading import Blueprint, Pair, speller
 from mtad.luck import Luck
-from mtad.model import CausalModel
+from mtad.model import CausalModel, Scored
 from mtad.recorded import Mode
 from mtad.session import Session
 
@@ -34,6 +35,13 @@ WARM_UP_TOKENS = 32
 def stopped(message: str) -> UserError:
     """What ends a run under `strict`."""
     return UserError(f"strict=true: {message}. What was measured is kept; the same command goes on")
+
+
+class Measured(NamedTuple):
+    """The rows of one text; `trace` is None where none is asked for."""
+
+    sample: Row
+    trace: Row | None
 
 
 class Shelf:
@@ -98,7 +106,7 @@ class Bench:
             longest = min(WARM_UP_TOKENS, self.plan.settings.max_new_tokens)
             self.write(variant, self.plan.prompts[0].id, 0, 0, max_new_tokens=longest)
 
-    def rows(self, prompts: Sequence[Prompt]) -> Iterator[Row]:
+    def rows(self, prompts: Sequence[Prompt]) -> Iterator[Measured]:
         """The rows of every prompt, variants in an order that only seed, prompt and repeat decide.
 
         What the variants wrote for one turn of a prompt and one repeat is scored together, after all of it was written.
@@ -110,9 +118,9 @@ class Bench:
                 random.Random(f"{settings.seed} {prompt.id} {repeat}").shuffle(order)
                 answers: dict[str, list[str]] = {variant.label: [] for variant in order}
                 for turn in range(len(prompt.turns)):
-                    for row in self._together(prompt, turn, repeat, order, answers):
-                        answers[row["variant"]].append(row["text"])
-                        yield row
+                    for found in self._together(prompt, turn, repeat, order, answers):
+                        answers[found.sample["variant"]].append(found.sample["text"])
+                        yield found
 
     def write(
         self,
@@ -147,12 +155,14 @@ class Bench:
         max_new_tokens: int | None = None,
     ) -> Start[Output]:
         """The same text as `write` writes, for a row of a batch; `spell` turns its tokens into text."""
+        longest = max_new_tokens or self.plan.settings.max_new_tokens
+        decoder, limits = self.plan.writer(variant, prompt_id, turn, repeat, longest)
         return lambda target, draft: writing(
-            variant.decoder,
+            decoder,
             target,
             draft,
             tokens,
-            self.plan.limits(max_new_tokens or self.plan.settings.max_new_tokens),
+            limits,
             variant.sampling,
             self.luck(prompt_id, turn, repeat),
             spell,
@@ -170,17 +180,24 @@ class Bench:
 
     def _together(
         self, prompt: Prompt, turn: int, repeat: int, variants: Sequence[Variant], answers: Mapping[str, list[str]]
-    ) -> Iterator[Row]:
-        asked = [self.plan.asked(prompt, turn, tuple(answers[variant.label])) for variant in variants]
+    ) -> Iterator[Measured]:
+        asked = [self.plan.asked(prompt, turn, tuple(answers[one.label]), one.label, repeat) for one in variants]
         outputs, laps = [], []
         for variant, tokens in zip(variants, asked, strict=True):
             self.watch.start()
             outputs.append(self.write(variant, prompt.id, turn, repeat, tokens))
             laps.append(self.watch.lap())
             self.insist(laps[-1])
-        texts = [(tokens, output.tokens) for tokens, output in zip(asked, outputs, strict=True)]
-        with at_once():
-            scored = self.pair.target.score(texts)
+        scored = self._scored(asked, outputs)
         for variant, tokens, output, scores, lap in zip(variants, asked, outputs, scored, laps, strict=True):
-            ends = token_ends(self.detokenise, output.tokens, output.text)
-            yield make_row(self.provenance, variant, prompt, turn, repeat, tokens, output, scores, ends, lap)
+            ends = token_ends(self.detokenise, output.tokens, output.text) if scores else []
+            row = make_row(self.provenance, variant, prompt, turn, repeat, tokens, output, scores, ends, lap)
+            row |= self.plan.told(row)
+            yield Measured(row, trace_row(self.plan, variant, row, output) if self.plan.settings.trace else None)
+
+    def _scored(self, asked: Sequence[Sequence[int]], outputs: Sequence[Output]) -> Sequence[Scored | None]:
+        """What the target thinks of each text; None where that says nothing."""
+        if self.plan.replay:
+            return [None] * len(outputs)
+        with at_once():
+            return self.pair.target.score([(a, output.tokens) for a, output in zip(asked, outputs, strict=True)])

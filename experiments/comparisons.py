@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.intervals import CONFIDENCE, SAME_VALUE, Estimate, Sums, estimate_of_sums, holm, sums
 from experiments.journal import Row
-from experiments.quality import log_likelihood
+from experiments.quality import log_likelihood, replayed
 
 Comparison = dict[str, Any]
 
@@ -94,14 +94,18 @@ JUDGE = Metric(
     "lower",
     "the judge could not read some texts",
 )
+OF_SPEED = tuple(metric for metric in METRICS if metric.name.startswith("speedup"))
 NO_LOSS = ("perplexity_ratio", "judge_perplexity_ratio", "score_difference")  # what "no loss" may be claimed of
 
 
 def compare_all(rows: Sequence[Row], pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
-    """Every metric for every (variant, reference); repeats are nested in their prompts."""
+    """Every metric for every (variant, reference); repeats are nested in their prompts.
+
+    Of texts that are those of a trace only the speed is compared: `quality` says why.
+    """
     prompts = list(dict.fromkeys(row["prompt_id"] for row in rows))
     judged = any(row.get("judge") for row in rows)
-    metrics = (*METRICS, JUDGE) if judged else METRICS
+    metrics = OF_SPEED if replayed(rows) else (*METRICS, JUDGE) if judged else METRICS
     pairs = list(pairs)
     by_label = {
         label: [row for row in rows if row["variant"] == label] for label in {name for pair in pairs for name in pair}

@@ -31,7 +31,7 @@ from experiments.comparisons import METRICS, Comparison, Metric, comparison, cor
 from experiments.figure import ratio
 from experiments.intervals import Estimate, Sums, estimate_of_sums, sums
 from experiments.journal import Row
-from experiments.quality import ONE_TEXT, distinct_2, self_bleu
+from experiments.quality import ONE_TEXT, distinct_2, replayed, self_bleu
 from mtad.errors import UserError
 from mtad.law import Sampling
 from mtad.options import at_least
@@ -40,6 +40,7 @@ SWEPT = "autoregressive"  # the decoder whose sampling is swept
 KNOBS = ("temperature", "top_p")
 COMPARED = ("perplexity_ratio", "score_difference")
 ROUNDING = 1e-9  # of sums of diversity
+NO_QUALITY = "texts of a trace, replayed for their cost, have no quality of their own"
 NO_SWEEP = "autoregressive decoding was measured at one setting only (frontier.temperature and frontier.top_p add some)"
 
 
@@ -138,6 +139,8 @@ def frontier(
         `at` (the decoder's diversity) and `between` (the settings whose mixture it is compared with). Holm's correction
         is over all distances.
     """
+    if replayed(found[0] for found in rows.values()):
+        return {"frontier": None, "frontier_reason": NO_QUALITY}
     points = _points({label: found[0] for label, found in rows.items()})
     if not points:
         return {"frontier": None, "frontier_reason": NO_SWEEP}

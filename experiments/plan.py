@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -21,6 +21,8 @@ from experiments.settings import Settings
 from experiments.stopping import at_once
 from experiments.task import Prompt
 from experiments.threads import set_threads
+from experiments.variants import Variant
+from mtad.decoder import Decoder
 from mtad.ending import Limits
 from mtad.errors import UserError
 from mtad.loading import Blueprint, find_device, inspect_pair
@@ -53,7 +55,22 @@ class Plan:
         repeats = range(self.settings.repeats)
         return {prompt.id: list(product(self.labels, repeats, range(len(prompt.turns)))) for prompt in self.prompts}
 
-    def asked(self, prompt: Prompt, turn: int, answers: Sequence[str]) -> list[int]:
+    @property
+    def replay(self) -> Mapping[str, Any] | None:
+        """Whose reads are done again, and on which weights, as JSON data; None where decoders write by themselves."""
+        return None
+
+    def writer(
+        self, variant: Variant, prompt_id: str, turn: int, repeat: int, max_new_tokens: int
+    ) -> tuple[Decoder, Limits]:
+        """What writes a text of at most so many tokens, and when it ends."""
+        return variant.decoder, self.limits(max_new_tokens)
+
+    def told(self, row: Row) -> Row:
+        """What else is known of the text of a row."""
+        return {}
+
+    def asked(self, prompt: Prompt, turn: int, answers: Sequence[str], label: str = "", repeat: int = 0) -> list[int]:
         """Token ids of a turn, after what the decoder has answered to those before."""
         known = self.encoded.get((prompt.id, turn))
         return self.prompting.encode(prompt, turn, answers) if known is None else known
@@ -114,7 +131,11 @@ def prepare(settings: Settings) -> Plan:
     for variant in settings.variants:
         if reason := missing({"_target_": variant.target}):
             raise UserError(f"decoder {variant.name} cannot run here: {reason}")
-    blueprint = inspect_pair(settings.target, settings.draft, settings.dtype, device)
+    return plan_of(settings, inspect_pair(settings.target, settings.draft, settings.dtype, device), device)
+
+
+def plan_of(settings: Settings, blueprint: Blueprint, device: torch.device) -> Plan:
+    """What is to be asked of a pair that was found: the prompts, checked to fit. Raises UserError."""
     everything = settings.task.prompts()
     _check_ids(settings.task_name, everything)
     positions = blueprint.max_positions
@@ -125,7 +146,7 @@ def prepare(settings: Settings) -> Plan:
     return Plan(settings, blueprint, device, prompts, too_long, how, encoded, name, folder)
 
 
-class _TooLongError(UserError):
+class TooLongError(UserError):
     """A prompt that the pair cannot read and answer."""
 
 
@@ -152,7 +173,7 @@ def _taken(
             break
         try:
             turns = [_fitting(how, prompt, i, settings.max_new_tokens, positions) for i in range(len(prompt.turns))]
-        except _TooLongError:
+        except TooLongError:
             if not settings.skip_long:
                 raise
             too_long.append(prompt.id)
@@ -172,7 +193,7 @@ def _fitting(how: Prompting, prompt: Prompt, turn: int, new: int, positions: int
     if not tokens:
         raise UserError(f"{name} has no tokens")
     if len(tokens) > how.room:
-        raise _TooLongError(
+        raise TooLongError(
             f"{name} has {len(tokens)} tokens; of the pair's {positions} positions max_new_tokens={new} leaves "
             f"{max(how.room, 0)}: lower it, or skip_long=true leaves such prompts out"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
@@ -32,6 +32,8 @@ ASKED = "prompt_token_ids"  # of rows whose prompt holds answers of the decoder 
 def quality(rows: Sequence[Row]) -> dict[str, Any]:
     """The figures of one variant, each with the reason if it is null."""
     unscored = next((row["log_likelihoods_reason"] for row in rows if row["log_likelihoods_reason"]), None)
+    if replayed(rows):
+        return {**_of_a_trace(unscored), **_judged(rows), **_lengths(rows)}
     return {
         **figure("perplexity", perplexity(rows), unscored or TOO_LARGE),
         **figure("perplexity_prompt_mean", perplexity_prompt_mean(rows), unscored or TOO_LARGE),
@@ -39,6 +41,23 @@ def quality(rows: Sequence[Row]) -> dict[str, Any]:
         **figure("distinct_2", distinct_2(rows), "no text has two tokens"),
         **figure("repeated_4", repeated_4(rows), "no text has four tokens"),
         **figure("self_bleu", self_bleu(rows), ONE_TEXT),
+        **_lengths(rows),
+    }
+
+
+def replayed(rows: Iterable[Row]) -> bool:
+    """Whether some texts are those of a trace, replayed for their cost: they say nothing about the pair that reads."""
+    return any(row.get("replay") for row in rows)
+
+
+def _of_a_trace(reason: str | None) -> dict[str, Any]:
+    """No figures of quality, for this reason."""
+    names = ("perplexity", "perplexity_prompt_mean", "distinct_2", "repeated_4", "self_bleu")
+    return {key: value for name in names for key, value in figure(name, None, reason).items()}
+
+
+def _lengths(rows: Sequence[Row]) -> dict[str, Any]:
+    return {
         "mean_tokens": mean([len(row["token_ids"]) for row in rows]),
         "eos_rate": mean([row["finish"] == "eos" for row in rows]),
         "stop_rate": mean([row["finish"] == "stop" for row in rows]),
@@ -46,8 +65,8 @@ def quality(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def log_likelihood(row: Row) -> float | None:
-    """Of the whole text under the target, in nats; None if that of a token is undefined."""
-    values: list[float | None] = row["log_likelihoods"]
+    """Of the whole text under the target, in nats; None if that of a token is undefined, or the text was not scored."""
+    values: list[float | None] = row["log_likelihoods"] or [None]
     return math.fsum(value for value in values if value is not None) if None not in values else None
 
 

@@ -20,6 +20,7 @@ from mtad.generate import Output
 from mtad.model import Scored
 
 BY_BLOCKS = "a text is too short for an energy counter; see the blocks of energy.jsonl"
+REPLAYED = "replayed for its cost: the text is that of the trace, not the pair's own"
 NOT_FINITE = "the target gives log-probabilities that are no finite numbers; a dtype with a wider range may mend that"
 
 
@@ -42,7 +43,7 @@ def make_row(
     repeat: int,
     tokens: Sequence[int],
     output: Output,
-    scored: Scored,
+    scored: Scored | None,
     ends: Sequence[int],
     isolation: Mapping[str, Any],
 ) -> Row:
@@ -51,9 +52,10 @@ def make_row(
     Seconds are wall clock, phases of decoding by the device's clock; log-likelihoods are natural logs under the target
     at temperature 1. `gaps` are kept of greedy texts of lossless decoders: where one leaves the greedy path, the gap of
     the two largest logits tells float noise from a fault. `prompt_token_ids` are kept where earlier answers
-    of the decoder are in them; elsewhere the task gives them. `ends` are those of `token_ends`.
+    of the decoder are in them; elsewhere the task gives them. `ends` are those of `token_ends`. Without `scored` the
+    text is that of a trace, and says nothing about the pair that has read it.
     """
-    log_likelihoods = scored.log_likelihoods.tolist()
+    log_likelihoods = scored.log_likelihoods.tolist() if scored else []
     greedy = variant.sampling.greedy and variant.decoder.lossless
     return {
         "schema_version": SCHEMA_VERSION,
@@ -72,7 +74,8 @@ def make_row(
         "prompt_token_ids": list(tokens) if looks_back(prompt, turn) else None,
         "prompt_token_ids_reason": None if looks_back(prompt, turn) else "as the task gives them",
         "token_ids": list(output.tokens),
-        "text": output.text,
+        "text": output.text if scored else None,
+        "text_reason": None if scored else REPLAYED,
         "token_ends": list(ends),
         "finish": output.finish,
         "rounds": [_finite(_round(step)) for step in output.rounds],
@@ -90,9 +93,9 @@ def make_row(
             **output.phases,
         },
         "reads": {"target": _reads(output.target), "draft": _reads(output.draft)},
-        "log_likelihoods": _finite([round(float(value), 6) for value in log_likelihoods]),
-        "log_likelihoods_reason": None if all(map(isfinite, log_likelihoods)) else NOT_FINITE,
-        "gaps": _finite([round(gap, 6) for gap in scored.gaps.tolist()]) if greedy else None,
+        "log_likelihoods": _finite([round(float(value), 6) for value in log_likelihoods]) if scored else None,
+        "log_likelihoods_reason": (None if all(map(isfinite, log_likelihoods)) else NOT_FINITE) if scored else REPLAYED,
+        "gaps": _finite([round(gap, 6) for gap in scored.gaps.tolist()]) if greedy and scored else None,
         "proof": _finite(_proof(output.rounds)),
         "joules": None,
         "joules_reason": BY_BLOCKS,

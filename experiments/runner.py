@@ -89,7 +89,7 @@ def tuned(settings: Settings) -> Settings:
     Process(first)  # what is wrong with the run itself is said before hours of tuning
     plan = prepare(
         replace(
-            changed(apart, repeats=1, energy=False, judge=None, noninferiority_margin=None),
+            changed(apart, repeats=1, energy=False, judge=None, noninferiority_margin=None, trace=False),
             name=f"{settings.name}-tuning",
             variants=trial_variants(searches),
         )
@@ -133,9 +133,11 @@ def measure(process: Process) -> None:
     total = sum(map(len, plan.cells.values()))
     left = sum(len(plan.cells[prompt.id]) for prompt in prompts)
     with progress(total, total - left, burst=len(plan.labels)) as advance:
-        for row in bench.rows(prompts):
-            folder.samples.append(row)
-            advance(row["variant"])
+        for found in bench.rows(prompts):
+            if found.trace:
+                folder.trace.append(found.trace)  # first, so that a text that counts has its trace
+            folder.samples.append(found.sample)
+            advance(found.sample["variant"])
 
 
 def score(process: Process) -> bool:
@@ -258,6 +260,9 @@ def compacted(process: Process) -> list[Row]:
     kept = settled(rows, process.plan.cells)
     if len(kept) < len(rows):
         samples.rewrite(kept)
+        names, trace = {text_key(row) for row in kept}, process.plan.folder.trace
+        if traced := trace.rows():
+            trace.rewrite([row for row in traced if text_key(row) in names])
     return kept
 
 
@@ -289,6 +294,7 @@ def report(process: Process) -> dict[str, Any]:
             "left_out": settings.left_out,
             "tuning": tuning,
             "chat": plan.prompting.chat,
+            "replay": dict(plan.replay) if plan.replay else None,
             "prompts_too_long": plan.too_long,
             "prompts_cut": sum(map(plan.prompting.cuts, plan.prompts)),
         },

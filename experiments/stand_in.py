@@ -1,4 +1,4 @@
-"""Stand-ins: which weights of a run were drawn at random, from its record of their origins."""
+"""Stand-ins: which weights of a run were drawn at random, and whose decisions it replays, from its records."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def drawn(weights: Mapping[str, Any] | None) -> str | None:
     origins = (weights or {}).values()
     shapes = [origin["random"] for origin in origins if origin and origin.get("random")]
     return f"random weights in the shape of {' and '.join(dict.fromkeys(shapes))}" if shapes else None
+
+
+def replay_mark(replay: Mapping[str, Any] | None) -> str | None:
+    """What the figures of a replay are of, in words; None where decoders wrote by themselves."""
+    return f"cost: {replay['cost']}; decisions: {replay['decisions']}" if replay else None

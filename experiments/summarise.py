@@ -14,7 +14,7 @@ from experiments.figure import figure, mean, ratio
 from experiments.frontier import frontier
 from experiments.isolation import findings
 from experiments.journal import SCHEMA_VERSION, Row, to_json
-from experiments.quality import divergence, quality
+from experiments.quality import divergence, quality, replayed
 
 # What users would run otherwise: every variant is compared with those of them that are there.
 YARDSTICKS = ("speculative", "hf_generate", "hf_static", "hf_assisted")
@@ -188,6 +188,8 @@ def _score(rows: Sequence[Row]) -> dict[str, Any]:
     """The task's headline score: the first of its grades."""
     scores = [row["score"] for row in rows if row["score"] is not None]
     names = {name for row in rows for name in list(row["grades"])[:1]}
+    if replayed(rows):
+        return {"name": None, "value": None, "reason": rows[0]["text_reason"]}
     if len(scores) < len(rows) or len(names) > 1:
         reason = (
             "the task gives some texts no score, or none"

@@ -36,6 +36,7 @@ OTHERS = (
     "batch_size",
     "left_out",
     "tuning",
+    "replay",
     "chat",
     "prompts_cut",
     "prompts_too_long",

@@ -11,7 +11,7 @@ from rich.table import Table
 from experiments.baseline import FRONTIER, baseline_of
 from experiments.memory_report import memory_notes
 from experiments.quality import NO_JUDGE
-from experiments.stand_in import drawn
+from experiments.stand_in import drawn, replay_mark
 from experiments.table_approximation import approximation_notes, approximation_tables
 from experiments.table_batches import batch_notes, batch_tables
 from experiments.table_compared import compared_with, comparison_notes, comparison_table, mark_notes, shown_of
@@ -100,7 +100,12 @@ def _title(summary: Summary) -> str:
 def _notes(summary: Summary) -> Iterator[str]:
     """What the first table leaves open."""
     figures = list(summary["decoders"].values())
-    if random := drawn(summary.get("weights")):
+    if mark := replay_mark(summary.get("replay")):
+        yield (
+            f"REPLAY: {mark}: seconds and joules are of that cost; acceptance and tokens/forward are those of the "
+            f"trace; there is no quality to tell"
+        )
+    elif random := drawn(summary.get("weights")):
         yield (
             f"STAND-IN: {random}: a forward costs what that shape costs; texts, perplexity, score, acceptance, "
             f"tokens/forward and what follows from them mean nothing"
