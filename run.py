@@ -17,6 +17,7 @@ CONF = str(Path(__file__).parent / "conf")
 def main(config: DictConfig) -> None:
     """Read the settings, run them; a user's mistake is one line, not a traceback."""
     # Imported here because torch takes seconds, and --help need not wait for it.
+    from experiments.doctor.examine import examine
     from experiments.groups import drop_sweep_file
     from experiments.runner import run_all
     from experiments.settings import read_each
@@ -27,7 +28,8 @@ def main(config: DictConfig) -> None:
     resumes = f"the same command{' without fresh=true' if config.get('fresh') else ''} resumes"
     try:
         with stoppable(resumes):
-            run_all(read_each(config))
+            each = read_each(config)
+            (examine if each[0].doctor else run_all)(each)
         return
     except UserError as error:
         mistake = str(error)

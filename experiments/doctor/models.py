@@ -1,0 +1,187 @@
+"""The pair as far as it can be known without weights: as found, else by the shapes that the project carries.
+
+Where a model cannot be had, a public shape of its id tells what it would need: one failing check hides no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from experiments.doctor.finding import Finding, tried
+from mtad.attention import check_trees, window_of
+from mtad.dtypes import AUTO, find_dtype
+from mtad.errors import UserError
+from mtad.loading import STAND_IN_TOKENIZER, Blueprint, ModelSpec, Origin, Source, find_model, inspect_pair
+from mtad.loading import read_tokenizer as read_own_tokenizer
+from mtad.random_weights import Shape, find_shape
+
+ROLES = ("target", "draft")
+SHAPE = "by the committed shape"
+
+
+@dataclass(frozen=True)
+class Known:
+    """One model.
+
+    Attributes:
+        spec: as asked for, with a dtype that exists.
+        source: the model, or what stands in for it; None: nothing is known of it.
+        tokenizer: its own; None for the reason `no_tokenizer`.
+        shape: the committed one that `source` is made of, where the model itself was not to be had.
+        findings: on its dtype and on the access to it.
+    """
+
+    role: str
+    spec: ModelSpec
+    source: Source | None
+    tokenizer: Any
+    no_tokenizer: str
+    shape: Shape | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def mark(self) -> str:
+        """What is to be said of figures that depend on its configuration."""
+        return f" ({SHAPE})" if self.shape else ""
+
+
+@dataclass(frozen=True)
+class KnownPair:
+    """Both models.
+
+    Attributes:
+        blueprint: of the real pair, or of what stands in for it; None where a model is not known at all.
+        estimated: why its tokens are not the pair's own; "" where they are.
+        vocabulary: the finding on it.
+    """
+
+    models: dict[str, Known]
+    blueprint: Blueprint | None
+    estimated: str
+    vocabulary: Finding
+
+    @property
+    def mark(self) -> str:
+        """What is to be said of figures that depend on both configurations."""
+        return next((known.mark for known in self.models.values() if known.shape), "")
+
+
+def know_pair(target: ModelSpec, draft: ModelSpec, dtype: str | None, device: torch.device) -> KnownPair:
+    """Ask for both models, once each; `dtype` overrides theirs."""
+    models = {role: know(role, spec, dtype, device) for role, spec in zip(ROLES, (target, draft), strict=True)}
+    known = list(models.values())
+    vocabulary, found = _vocabulary(known, device)
+    if found is not None:
+        return KnownPair(models, found, "", vocabulary)
+    sources = [one.source for one in known if one.source]
+    if len(sources) < len(known):
+        return KnownPair(models, None, "nothing is known of a model", vocabulary)
+    own = next((one.tokenizer for one in known if one.tokenizer), None)
+    estimated = "" if own else known[0].no_tokenizer
+    tokenizer = own or AutoTokenizer.from_pretrained(STAND_IN_TOKENIZER)
+    rows = min(source.config.vocab_size for source in sources)
+    return KnownPair(models, Blueprint(*sources, tokenizer, rows, frozenset()), estimated, vocabulary)
+
+
+def know(role: str, spec: ModelSpec, dtype: str | None, device: torch.device, key: str = "") -> Known:
+    """What can be known of one model; `key` is where the user named it, if not model.<role>."""
+    number = tried(f"{role}: dtype", lambda: str(find_dtype(dtype or spec.dtype, device, role)).removeprefix("torch."))
+    spec = replace(spec, dtype=AUTO if number.verdict == "fails" else dtype or spec.dtype)
+    key = key or f"model.{role}"
+    try:
+        source = find_model(key, spec, None, device)
+    except UserError as error:
+        access = Finding(_access(role, spec), "fails", str(error))
+        stand_in, shape = _stand_in(key, role, spec, device)
+        return Known(role, spec, stand_in, None, "its tokenizer cannot be had", shape, (access, number))
+    access = Finding(_access(role, spec), "ok", _found(spec, source))
+    try:
+        return Known(role, spec, source, read_own_tokenizer(source), "", None, (access, number))
+    except UserError as error:
+        broken = Finding(f"{role}: tokenizer", "fails", str(error))
+        return Known(role, spec, source, None, "its tokenizer cannot be read", None, (access, broken, number))
+
+
+def _access(role: str, spec: ModelSpec) -> str:
+    return f"{role}: {'shape' if spec.weights else 'folder' if spec.path else 'access'}"
+
+
+def _found(spec: ModelSpec, source: Source) -> str:
+    if source.origin.random:
+        return f"access is not needed: random weights in the shape of {source.origin.random}"
+    if spec.path:
+        return f"{spec.path} holds a {source.config.model_type} model"
+    return f"{spec.id} is readable, commit {str(source.revision)[:7]}"
+
+
+def _stand_in(key: str, role: str, spec: ModelSpec, device: torch.device) -> tuple[Source | None, Shape | None]:
+    """A source that has a committed shape of the model's id and nothing else; None where there is none."""
+    if spec.path or not spec.id:
+        return None, None
+    try:
+        shape = find_shape(key, spec.id, None)
+    except UserError:
+        return None, None
+    number = find_dtype(spec.dtype, device, role)
+    origin = Origin(spec.id, None, None, None, str(number).removeprefix("torch."))
+    return Source(f"{role} {spec.id}", spec.id, None, shape.config, number, origin), shape
+
+
+def _vocabulary(models: list[Known], device: torch.device) -> tuple[Finding, Blueprint | None]:
+    """The finding, and the blueprint of the pair where both models were found and agree."""
+    if all(known.source and known.tokenizer for known in models):
+        specs = [known.spec for known in models]
+        try:
+            found = inspect_pair(specs[0], specs[1], None, device)
+        except UserError as error:
+            return Finding("vocabulary", "fails", str(error), "take a draft of the target's family"), None
+        said = f"{found.vocabulary} tokens, equal in both tokenizers' tables"
+        if any(known.spec.weights for known in models):
+            said = f"{found.vocabulary} rows; with random weights there are no tables to compare"
+        return Finding("vocabulary", "ok", said), found
+    families = [_family(known) for known in models]
+    if None in families:
+        unknown = models[families.index(None)]
+        why = unknown.no_tokenizer or "the other's table is not to be had"
+        return Finding(
+            "vocabulary", "not checked", f"of the {unknown.role}: {why}, and no shape tells its family"
+        ), None
+    names = " and ".join(f"{family} ({known.spec.id})" for known, family in zip(models, families, strict=True))
+    if families[0] != families[1]:
+        said = f"the pair has two vocabularies, {SHAPE}s: {names}"
+        return Finding("vocabulary", "fails", said, "take a draft of the target's family"), None
+    said = f"of one family, {families[0]}, {SHAPE}s; the tables are compared once both tokenizers can be read"
+    return Finding("vocabulary", "ok", said), None
+
+
+def _family(known: Known) -> str | None:
+    """Which tokenizer the model was trained with, as the shape of its id tells."""
+    try:
+        shape = known.shape or find_shape(f"model.{known.role}", known.spec.id, None)
+    except UserError:
+        return None
+    return getattr(shape, "vocabulary", None)
+
+
+def attention(pair: KnownPair, longest: int | None) -> Iterator[Finding]:
+    """Whether each model reads token trees, in texts of `longest` tokens; None: their length is not known."""
+    for known in pair.models.values():
+        check, source = f"{known.role}: attention", known.source
+        if source is None:
+            yield Finding(check, "not checked", "its configuration is not known")
+            continue
+        finding = tried(check, lambda source=source: _reads_trees(source, longest))  # type: ignore[misc]
+        yield replace(finding, found=finding.found + known.mark)
+
+
+def _reads_trees(source: Source, longest: int | None) -> str:
+    check_trees(source.name, source.config, longest)
+    window = window_of(source.config)
+    if window is not None:
+        return f"{source.config.model_type} reads token trees; its windows of {window} tokens are not reached"
+    return f"{source.config.model_type} reads token trees, by sdpa with a mask of their own"
