@@ -1,8 +1,8 @@
 """Memory of a run: what it needs, told before any weight is read, and what the most was.
 
-Weights and caches are exact, from the configurations and the prompts. Beside them stand, uncounted, the activations of
-prefill and scoring, what a recorded forward keeps (on a CPU a rearranged copy of weights that take up to 1 GB), and the
-caches that other engines make for themselves.
+Weights and caches are exact, from the configurations and the prompts; the workspace is that of the largest forward, by
+the terms of `mtad.footprint`. Beside them stand, uncounted, what torch and CUDA take for themselves, and the caches of
+other engines.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,24 @@ from experiments.plan import Plan
 from experiments.prompting import looks_back
 from mtad.cache import TreeCache
 from mtad.errors import UserError
-from mtad.loading import Source
-from mtad.session import TREE_ROOM
+from mtad.footprint import SCORED, WARPED, Reading, cache_bytes, count_weights, packed_bytes, spread, workspace
+from mtad.loading import Blueprint, Source
+from mtad.model import SCORE_BATCH_TOKENS
+from mtad.session import PREFILL_CHUNK, TREE_ROOM
 
-CLOSE = 0.95  # of the free memory: above, activations may not find room
+CLOSE = 0.95  # of the free memory: above, what torch keeps in reserve may not find room
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Need:
-    """The memory that a run takes for weights and caches.
+    """The memory that a run takes.
 
     Attributes:
         weights, caches: bytes by model.
+        workspace: the most bytes of a forward beside them, by model; one runs at a time.
+        recorded: bytes of the weights that recorded forwards copy, on a CPU.
+        by_device: bytes of all that by the name of the device.
         rows: texts that share a forward, at most.
         room: the longest text with the tree of its last round, in positions of a cache.
         capacity: positions for which a cache is made, in whole steps.
@@ -42,59 +49,121 @@ class Need:
 
     weights: dict[str, int]
     caches: dict[str, int]
+    workspace: dict[str, int]
+    recorded: int
+    by_device: dict[str, int]
     rows: int
     room: int
     capacity: int
 
     @property
     def total(self) -> int:
-        """Bytes."""
-        return sum(self.weights.values()) + sum(self.caches.values())
+        """Bytes, on all devices."""
+        return sum(self.by_device.values())
 
     def __str__(self) -> str:
         weights = " + ".join(map(spoken, self.weights.values()))
         rows = f"{self.rows} row{'s' if self.rows > 1 else ''}"
-        return f"weights {weights}, caches {spoken(sum(self.caches.values()))} for {rows} of {self.capacity} positions"
+        caches = f"caches {spoken(sum(self.caches.values()))} for {rows} of {self.capacity} positions"
+        recorded = f", recorded forwards {spoken(self.recorded)}" if self.recorded else ""
+        return f"weights {weights}, {caches}{recorded}, workspace {spoken(max(self.workspace.values()))}"
 
     def say(self, device: torch.device, loaded: bool = False) -> list[str]:
-        """The lines to be said before weights are read; `loaded`: some of them stand there already.
+        """The lines to be said before weights are read.
+
+        Args:
+            device: that of the run, if it has one alone.
+            loaded: some weights stand there already.
 
         Raises:
-            UserError: the device's whole memory is too little.
+            UserError: a device's whole memory is too little.
         """
-        free, total = device_memory(device)
-        if total is not None and self.total > total:
-            raise UserError(
-                f"the run does not fit on {device}: {self}, and its memory is {spoken(total)}; a shorter dtype, fewer "
-                f"rows or fewer max_new_tokens need less"
-            )
-        if free is None or loaded:
-            return [f"memory: {self}"]
-        lines = [f"memory: {self}; {spoken(free)} free on {device}"]
-        if self.total > CLOSE * free:
-            lines.append(f"warning: that leaves little or nothing of the free memory of {device} for activations")
-        return lines
+        lines, frees = [], []
+        for name, size in (self.by_device if len(self.by_device) > 1 else {str(device): self.total}).items():
+            free, total = device_memory(torch.device(name))
+            share = f" ({spoken(size)} of it on {name})" if len(self.by_device) > 1 else ""
+            if total is not None and size > total:
+                raise UserError(
+                    f"the run does not fit on {name}: it needs {spoken(self.total)}{share}, {self}, and {name} has "
+                    f"{spoken(total)}; a shorter dtype, bits=8 or 4 for the target, device_map=auto on several GPUs, "
+                    f"fewer rows or a smaller max_new_tokens help"
+                )
+            if free is None or loaded:
+                continue
+            frees.append(f"; {spoken(free)} free on {name}{share}")
+            if size > CLOSE * free:
+                lines.append(f"warning: that leaves little or nothing of the free memory of {name}")
+        return [f"memory: {self}{''.join(frees)}", *lines]
 
 
 def forecast(plan: Plan, judge: Source | None = None, rows: int = 1) -> Need:
     """What a run of this plan takes, with `rows` texts that share a forward."""
-    room = longest_prompt(plan) + plan.settings.max_new_tokens + TREE_ROOM
-    cache = TreeCache([torch.device("cpu")])  # which allocates nothing, but knows its steps
+    packs = plan.settings.engine != "eager"
+    return estimate(
+        plan.blueprint, longest_prompt(plan), plan.settings.max_new_tokens, rows, judge, plan.device, packs=packs
+    )
+
+
+def estimate(
+    blueprint: Blueprint,
+    longest_prompt: int,
+    max_new_tokens: int,
+    rows: int = 1,
+    judge: Source | None = None,
+    device: torch.device = CPU,
+    places: Mapping[str, Sequence[str]] | None = None,
+    packs: bool = True,
+) -> Need:
+    """What a pair takes for texts of this length, by configurations alone.
+
+    Args:
+        rows: texts that share a forward, at most.
+        device: of all models but those in `places`.
+        places: by model (target, draft) the name of a device for each layer.
+        packs: forwards are recorded, which on a CPU copies weights.
+    """
+    text = longest_prompt + max_new_tokens
+    room = text + TREE_ROOM
+    cache = TreeCache([CPU])  # which allocates nothing, but knows its steps
     cache.reserve(room)
-    pair = {"target": plan.blueprint.target, "draft": plan.blueprint.draft}
-    weights = {role: count * pair[role].dtype.itemsize for role, count in plan.blueprint.parameters.items()}
-    if judge:
-        weights["judge"] = judge.parameters * judge.dtype.itemsize
-    caches = {role: rows * cache.capacity * cache_bytes(source) for role, source in pair.items()}
-    return Need(weights, caches, rows, room, cache.capacity)
+    sources = {"target": blueprint.target, "draft": blueprint.draft, **({"judge": judge} if judge else {})}
+    weights: dict[str, int] = {}
+    caches: dict[str, int] = {}
+    spaces: dict[str, int] = {}
+    held: Counter[str] = Counter()
+    beside: Counter[str] = Counter()
+    recorded = 0
+    for role, source in sources.items():
+        parts, cached = count_weights(source.config, source.dtype, *_quantized(source)), 0
+        weights[role] = parts.total
+        spaces[role] = _workspace(source, rows, room, text, max_new_tokens, judged=role == "judge")
+        if role != "judge":  # which reads without a cache
+            cached = rows * cache.capacity * cache_bytes(source.config, source.dtype)
+            caches[role] = cached * len(parts.layers)
+            if packs and device.type == "cpu" and _quantized(source) == (None, None):
+                recorded += packed_bytes(source.config, source.dtype)
+        where = spread(parts, cached, (places or {}).get(role) or [str(device)] * len(parts.layers))
+        held.update(where)
+        beside |= Counter(dict.fromkeys(where, spaces[role]))  # the larger one
+    by_device = {name: size + beside[name] + (recorded if name == str(device) else 0) for name, size in held.items()}
+    return Need(weights, caches, spaces, recorded, by_device, rows, room, cache.capacity)
 
 
-def cache_bytes(source: Source) -> int:
-    """Keys and values of one token, in bytes."""
-    config = source.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * source.dtype.itemsize)
+def _workspace(source: Source, rows: int, room: int, text: int, new: int, judged: bool) -> int:
+    """The most bytes of any forward of this model, in prefill, in a round, and where texts are scored."""
+    chunk = min(PREFILL_CHUNK, room)
+    together = max(1, SCORE_BATCH_TOKENS // (new + 1))  # outputs after the shortest prompts
+    scores = Reading(1, max(SCORE_BATCH_TOKENS, text), text, together * new, new * SCORED)
+    rounds = Reading(rows, TREE_ROOM, room, rows * TREE_ROOM, rows * TREE_ROOM * WARPED)
+    readings = [scores] if judged else [Reading(1, chunk, room, chunk, 0), rounds, scores]
+    bits, _ = _quantized(source)
+    return max(workspace(source.config, source.dtype, reading, bits).peak for reading in readings)
+
+
+def _quantized(source: Source) -> tuple[int | None, str | None]:
+    """Bits of the linear layers, and by which quantizer; None of a model that is not quantized."""
+    found = getattr(source, "quantization", None)
+    return (found.bits, found.quantizer) if found else (None, None)
 
 
 def longest_prompt(plan: Plan) -> int:

@@ -20,6 +20,7 @@ def summed_up(processes: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "peak_of": most["peak_of"],
         "weights_bytes": sum(need["weights"].values()),
         "caches_bytes": sum(need["caches"].values()),
+        "workspace_bytes": max(need["workspace"].values()) if "workspace" in need else None,
     }
 
 
@@ -27,7 +28,9 @@ def memory_notes(summary: Mapping[str, Any]) -> Iterator[str]:
     """What a run took; summaries of the first versions do not know."""
     if memory := summary.get("memory"):
         weights, caches, peak = (spoken(memory[f"{part}_bytes"]) for part in ("weights", "caches", "peak"))
-        yield f"memory: weights {weights}, caches {caches}; at most {peak}, {memory['peak_of']}"
+        known = memory.get("workspace_bytes")  # which older runs did not foresee
+        foreseen = f", workspace {spoken(known)}" if known is not None else ""
+        yield f"memory: weights {weights}, caches {caches}{foreseen}; at most {peak}, {memory['peak_of']}"
 
 
 def spoken(size: int) -> str:

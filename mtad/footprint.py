@@ -18,8 +18,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
+from mtad.packed import LARGEST_BYTES, SMALLEST
+
 DEFAULT_QUANTIZER = "torchao"
-GROUP = 128  # numbers that share a scale in torchao's 4 bit
+GROUP = 128  # numbers that share a scale in torchao's 4 bit, whose matrices are padded to whole tiles
+TILE = (8, 1024)
 BLOCK = 64  # and in nf4 of bitsandbytes
 SCORED = 8 + 8  # bytes of a logit as it is scored: in float64, and its log-probability
 WARPED = 4 + SCORED  # and as it is warped without top-k: in float32 before
@@ -139,6 +142,16 @@ def workspace(config: Any, dtype: torch.dtype, reading: Reading, bits: int | Non
     )
 
 
+def packed_bytes(config: Any, dtype: torch.dtype) -> int:
+    """What a recorded forward on a CPU keeps: a rearranged copy of linear layers, for models up to a size."""
+    parts = _parts(str(config.model_type), config.to_json_string(use_diff=False), dtype)
+    head = (config.vocab_size, config.hidden_size)
+    numbers = [rows * columns for rows, columns in (*(one for part in parts.layers for one in part.linears), head)]
+    if sum(numbers) * dtype.itemsize > LARGEST_BYTES:
+        return 0
+    return sum(number for number in numbers if number >= SMALLEST) * dtype.itemsize
+
+
 def spread(weights: Weights, cache: int, devices: Sequence[str]) -> dict[str, int]:
     """Bytes by device of a model's weights and cache, `cache` bytes a layer.
 
@@ -218,7 +231,8 @@ def _linear_bytes(rows: int, columns: int, dtype: torch.dtype, bits: int | None,
     if bits == 4 and quantizer == "bitsandbytes":
         return numbers // 2 + 4 * -(-numbers // BLOCK) + 16 * 4  # float32 maxima of blocks, and the table of values
     if bits == 4 and columns % GROUP == 0:  # other matrices torchao leaves as they are
-        return numbers // 2 + 4 * numbers // GROUP  # a scale and a zero point of 16 bits each
+        padded = -(-rows // TILE[0]) * TILE[0] * -(-columns // TILE[1]) * TILE[1]
+        return padded // 2 + 4 * padded // GROUP  # a scale and a zero point of 16 bits each
     return numbers * dtype.itemsize
 
 

@@ -22,7 +22,16 @@ from mtad.errors import UserError
 from tests.toy import WORDS, settings_of, toy_settings
 
 CPU = torch.device("cpu")
-NEED = Need({"target": 26 * 10**9, "draft": 136 * 10**6}, {"target": 10**9, "draft": 2 * 10**8}, 1, 1100, 1280)
+NEED = Need(
+    weights={"target": 26 * 10**9, "draft": 136 * 10**6},
+    caches={"target": 10**9, "draft": 2 * 10**8},
+    workspace={"target": 9 * 10**8, "draft": 10**8},
+    recorded=0,
+    by_device={"cpu": 28_236_000_000},
+    rows=1,
+    room=1100,
+    capacity=1280,
+)
 
 
 @pytest.fixture
@@ -43,7 +52,7 @@ def test_the_forecast_is_what_is_allocated_and_caches_do_not_grow(
     for prompt in plan.prompts:
         bench.write(plan.settings.variants[0], prompt.id, 0, 0)
     for role, model in (("target", bench.pair.target), ("draft", bench.pair.draft)):
-        assert need.weights[role] == sum(parameter.nbytes for parameter in model.lm.parameters())
+        assert need.weights[role] == sum(tensor.nbytes for tensor in (*model.lm.parameters(), *model.lm.buffers()))
         assert need.caches[role] == model.cache.nbytes and need.rows == model.cache.rows
         assert model.cache.capacity == need.capacity >= need.room
 
@@ -68,13 +77,15 @@ def test_turns_that_follow_answers_are_as_long_as_these_can_be(saved_pair: Path,
 
 def test_what_is_said_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "device_memory", lambda _: (139 * 10**9, 140 * 10**9))
-    said = "memory: weights 26.0 GB + 136.0 MB, caches 1.2 GB for 1 row of 1280 positions"
+    said = "memory: weights 26.0 GB + 136.0 MB, caches 1.2 GB for 1 row of 1280 positions, workspace 900.0 MB"
     assert NEED.say(CPU) == [f"{said}; 139.0 GB free on cpu"]
     assert NEED.say(CPU, loaded=True) == [said]
     monkeypatch.setattr(memory, "device_memory", lambda _: (28 * 10**9, 140 * 10**9))
     assert "little or nothing of the free memory" in NEED.say(CPU)[1]
     monkeypatch.setattr(memory, "device_memory", lambda _: (24 * 10**9, 25 * 10**9))
-    with pytest.raises(UserError, match=r"^the run does not fit on cpu: weights 26.0 GB .* its memory is 25.0 GB; "):
+    with pytest.raises(
+        UserError, match=r"^the run does not fit on cpu: it needs 28.2 GB, weights 26.0 .* has 25.0 GB; "
+    ):
         NEED.say(CPU)
     monkeypatch.setattr(memory, "device_memory", lambda _: (None, None))
     assert NEED.say(CPU) == [said]
@@ -121,8 +132,13 @@ def test_the_record_and_the_note_are_of_the_process_with_the_highest_peak() -> N
     killed, low, high = (describe(NEED, CPU, peaks) for peaks in ({}, {"run": 5}, {"texts": 7, "run": 3 * 10**9}))
     assert killed["peak_bytes"] is None and "end of a pass" in killed["peak_bytes_reason"]
     found = summed_up([{}, {"memory": killed}, {"memory": low}, {"memory": high}])
-    assert found is not None and found["peak_bytes"] == 3 * 10**9 and found["weights_bytes"] == NEED.total - 12 * 10**8
+    assert found is not None and found["peak_bytes"] == 3 * 10**9 and found["weights_bytes"] == 26_136_000_000
     (note,) = memory_notes({"memory": found})
-    assert note == "memory: weights 26.1 GB, caches 1.2 GB; at most 3.0 GB, resident memory of the process"
+    assert (
+        note
+        == "memory: weights 26.1 GB, caches 1.2 GB, workspace 900.0 MB; at most 3.0 GB, resident memory of the process"
+    )
+    older = {key: value for key, value in found.items() if key != "workspace_bytes"}
+    assert list(memory_notes({"memory": older})) == [note.replace(", workspace 900.0 MB", "")]
     assert summed_up([{}, {"memory": killed}]) is None and not list(memory_notes({}))
     assert (spoken(999_900_000), spoken(1_000_000_000)) == ("999.9 MB", "1.0 GB")
