@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from experiments import groups
 from experiments.build import construct
@@ -11,6 +12,21 @@ from mtad.folders import find_folder
 from mtad.loading import ModelSpec
 
 ROLES = ("target", "draft")
+
+
+def unpinned(config: object) -> object:
+    """The configuration of the pair, without the commits that its YAML pins for models which others stand in for."""
+    if not isinstance(config, Mapping):
+        return config
+    listed = groups.load("model", groups.choice("model"))
+    return {key: _unpinned(value, listed.get(key)) if key in ROLES else value for key, value in config.items()}
+
+
+def _unpinned(asked: Any, listed: Any) -> Any:
+    if not isinstance(asked, Mapping) or not isinstance(listed, Mapping):
+        return asked
+    another = any(asked.get(key) != listed.get(key) for key in ("id", "path"))
+    return {**asked, "revision": None} if another and asked.get("revision") == listed.get("revision") else asked
 
 
 def model_of(config: object, role: str) -> ModelSpec:
@@ -55,4 +71,4 @@ def tp_plan(value: object) -> str | None:
     """Null or auto. Raises UserError."""
     if value not in (None, "auto"):
         raise UserError(f"tp_plan must be null or auto, not {value!r}")
-    return value  # type: ignore[return-value]
+    return value

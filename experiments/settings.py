@@ -150,6 +150,7 @@ def read_settings(composed: DictConfig, task_name: str | None = None, task_optio
         raise UserError(f"the configuration lacks {missing[0]}, which cannot be left out")
     if task_name is not None:
         config |= {"task": task_options, "tasks": None}
+    config["model"] = pair.unpinned(config["model"])
     target, draft = (pair.model_of(config["model"], role) for role in pair.ROLES)
     model, task_name = pair.model_name(target, draft), task_name or groups.choice("task")
     experiment = groups.choice("experiment", "") or None
