@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Asked:
 def ask(settings: Settings, pair: KnownPair, device: torch.device) -> Asked:
     """Put the task's prompts to the pair's tokenizer, or to a stand-in, whose lengths are estimates."""
     prompts = tried("prompts", lambda: f"{_taken(settings)} of task {settings.task_name}")
-    grades = tried("task", lambda: settings.task.check() or f"{settings.task_name} can be graded here")
+    grades = tried("task", lambda: _graded(settings))
     fixed = (prompts, grades)
     if pair.blueprint is None or prompts.verdict == "fails":
         why = pair.estimated if pair.blueprint is None else "there are no prompts"
@@ -64,6 +64,11 @@ def _taken(settings: Settings) -> str:
     return f"{min(prompts, settings.limit or prompts)} of {prompts} prompts"
 
 
+def _graded(settings: Settings) -> str:
+    settings.task.check()
+    return f"{settings.task_name} can be graded here"
+
+
 def _positions(plan: Plan, pair: KnownPair, longest: int) -> tuple[Finding, ...]:
     new, positions = plan.settings.max_new_tokens, plan.blueprint.max_positions
     lengths = f"{longest - new} tokens with {new} new ones, of {positions} positions{pair.mark}"
@@ -78,14 +83,14 @@ def _positions(plan: Plan, pair: KnownPair, longest: int) -> tuple[Finding, ...]
     )
 
 
-def decoders(variants: Iterable[Variant]) -> Finding:
-    """Whether every decoder of the run can run here."""
-    variants = list(variants)
+def decoders(variants: Sequence[Variant], left_out: Mapping[str, str]) -> Finding:
+    """Whether every decoder of the run can run here; some may be left out, each for a reason."""
     reasons = {variant.name: missing({"_target_": variant.target}) for variant in variants}
     lacking = [f"{name} cannot run here: {reason}" for name, reason in reasons.items() if reason]
     if lacking:
         return Finding("decoders", "fails", "; ".join(lacking), "leave it out of decoder and reference")
-    return Finding("decoders", "ok", ", ".join(variant.label for variant in variants))
+    absent = "".join(f"; {name} is left out: {reason}" for name, reason in left_out.items())
+    return Finding("decoders", "ok", ", ".join(variant.label for variant in variants) + absent)
 
 
 def results(folder: Path) -> Finding:

@@ -13,8 +13,9 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
 
 from experiments.doctor.finding import Finding
-from experiments.doctor.models import Known
+from experiments.doctor.models import Known, published_facts
 from experiments.memory_report import spoken
+from mtad.dtypes import DTYPES
 from mtad.hub import TIMEOUT_SECONDS
 from mtad.loading import Source
 
@@ -62,9 +63,9 @@ def _to_download(known: Known) -> tuple[int, bool]:
 
 
 def _stored(source: Source) -> torch.dtype:
-    """The type of number in the files; most public ones are of 16 bits."""
+    """The type of number in the files, as the configuration or the committed shape says; most are of 16 bits."""
     number = getattr(source.config, "dtype", None)
-    return number if isinstance(number, torch.dtype) else torch.float16
+    return number if isinstance(number, torch.dtype) else DTYPES[published_facts(source.where).get("stored", "fp16")]
 
 
 def _all_cached(repository: str, commit: str) -> bool:

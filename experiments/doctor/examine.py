@@ -6,15 +6,17 @@ Writes nothing but its table. What is wrong with the configuration itself has en
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
+from experiments import groups
 from experiments.doctor.asked import ask, decoders, results
 from experiments.doctor.disk import disk
 from experiments.doctor.finding import Finding, failing, print_findings
 from experiments.doctor.machine import bits, device_of, memory, meter, placement
-from experiments.doctor.models import Known, KnownPair, attention, know, know_pair
+from experiments.doctor.models import ROLES, Known, attention, know, know_pair
 from experiments.doctor.slurm import Use, slurm
 from experiments.settings import Settings
 from experiments.stopping import at_once
@@ -24,36 +26,45 @@ from mtad.errors import UserError
 
 @at_once()
 def examine(each: Sequence[Settings]) -> None:
-    """Print what every check finds; models are looked for once for all tasks. Raises UserError if a check fails."""
+    """Print what every check finds; models are looked for once for all tasks. Raises UserError if a check fails.
+
+    Of processes that torchrun has started, the first does it for all.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
     first = each[0]
     set_threads(first.threads)
     device, on_device = device_of(first)
     pair = know_pair(first.target, first.draft, first.dtype, device)
     judge = know("judge", first.judge, None, device, "judge") if first.judge else None
     models = [*pair.models.values(), *([judge] if judge else [])]
-    findings = [finding for known in models for finding in known.findings]
+    findings = [_with_gate(finding, known) for known in models for finding in known.findings]
     findings += [pair.vocabulary, disk(models), on_device, *placement(first, pair), *bits(pair)]
-    for settings in each:
-        about_task = list(_task(settings, pair, judge, device))
+    asked = [ask(settings, pair, device) for settings in each]
+    needs = []
+    for settings, its in zip(each, asked, strict=True):
+        fits, need = memory(settings, pair, its.plan, judge.source if judge else None, device)
         title = f" ({settings.task_name})" if len(each) > 1 else ""
-        findings += [
-            Finding(finding.check + title, finding.verdict, finding.found, finding.advice) for finding in about_task
-        ]
-    findings += [decoders(first.variants), results(first.results_dir)]
+        findings += [replace(finding, check=finding.check + title) for finding in (*its.findings, fits)]
+        needs.append(need.total if need else 0)
+    findings += attention(pair, max((its.longest for its in asked if its.longest), default=None))
+    if pair.refusal and not any(pair.refusal in finding.found for finding in findings):
+        findings.append(Finding("pair", "fails", pair.refusal))
+    on_gpu = device.type == "cuda"
+    use = Use(torch.cuda.device_count(), on_gpu, torch.get_num_threads(), None if on_gpu else max(needs))
+    findings += [meter(next((its.plan for its in asked if its.plan), None)), *slurm(os.environ, use)]
+    findings += [decoders(first.variants, first.left_out), results(first.results_dir)]
     print_findings(f"doctor: {first.model}, {', '.join(settings.task_name for settings in each)}", findings)
     if failed := failing(findings):
         number = f"{len(failed)} checks fail" if len(failed) > 1 else "a check fails"
         raise UserError(f"this would not run here, {number}: {', '.join(failed)}")
 
 
-def _task(settings: Settings, pair: KnownPair, judge: Known | None, device: torch.device) -> Iterator[Finding]:
-    """The checks that depend on how long texts are."""
-    asked = ask(settings, pair, device)
-    yield from asked.findings
-    yield from attention(pair, asked.longest)
-    fits, need = memory(asked.plan, pair, judge.source if judge else None)
-    yield fits
-    yield meter(asked.plan)
-    on_gpu = device.type == "cuda"
-    taken = None if on_gpu or need is None else need.total
-    yield from slurm(os.environ, Use(torch.cuda.device_count(), on_gpu, torch.get_num_threads(), taken))
+def _with_gate(finding: Finding, known: Known) -> Finding:
+    """Where the hub could not be asked: what the pair's YAML says of the access to this model."""
+    original = groups.load("model", groups.choice("model"))
+    same = known.role in ROLES and original[known.role].get("id") == known.spec.id
+    gated = same and original.get("gated", {}).get(known.role)
+    if finding.verdict != "fails" or "access" not in finding.check or not gated or "gated" in finding.found:
+        return finding
+    return replace(finding, advice="it is gated: ask for access on its page on the hub, and set HF_TOKEN to a token")

@@ -10,7 +10,7 @@ import torch
 
 from experiments.doctor.finding import Finding
 from experiments.doctor.models import Known, KnownPair
-from experiments.memory import Need, forecast
+from experiments.memory import Need, estimate, forecast
 from experiments.memory_report import spoken
 from experiments.plan import Plan
 from experiments.process import find_meter
@@ -91,20 +91,28 @@ def bits(pair: KnownPair) -> Iterator[Finding]:
             yield Finding(check, "ok", f"{spec.bits} bits, by {there[0]}")
 
 
-def memory(plan: Plan | None, pair: KnownPair, judge: Source | None) -> tuple[Finding, Need | None]:
-    """What the run needs against what the device has."""
-    if plan is None:
-        why = pair.estimated if pair.blueprint is None else "how long the texts may be is not known"
-        return Finding("memory", "not checked", why), None
-    need = forecast(plan, judge, plan.settings.rows)
-    about = f"{spoken(need.total)} in all{pair.mark}"
+def memory(
+    settings: Settings, pair: KnownPair, plan: Plan | None, judge: Source | None, device: torch.device
+) -> tuple[Finding, Need | None]:
+    """What the run needs against what the device has; of texts as long as the pair reads, where there is no plan."""
+    if pair.blueprint is None:
+        return Finding("memory", "not checked", pair.estimated), None
+    if plan:
+        need, of = forecast(plan, judge, settings.rows), ""
+    else:
+        new = min(settings.max_new_tokens, pair.blueprint.max_positions)
+        packs = settings.engine != "eager"
+        longest = pair.blueprint.max_positions - new
+        need = estimate(pair.blueprint, longest, new, settings.rows, judge, device, packs=packs)
+        of = " for texts of all its positions"
     try:
-        lines = need.say(plan.device)
+        lines = need.say(device)
     except UserError as error:
-        return Finding("memory", "fails", f"{error}; {about}", SMALLER), need
+        return Finding("memory", "fails", f"{error}{of}{pair.mark}"), need
     close = any(line.startswith("warning") for line in lines)
     said = "; ".join(line.removeprefix("memory: ").removeprefix("warning: ") for line in lines)
-    return Finding("memory", "warning" if close else "ok", f"{said}; {about}", SMALLER if close else ""), need
+    said = f"{spoken(need.total)}: {said}{of}{pair.mark}"
+    return Finding("memory", "warning" if close else "ok", said, SMALLER if close else ""), need
 
 
 def meter(plan: Plan | None) -> Finding:

@@ -5,6 +5,7 @@ Where a model cannot be had, a public shape of its id tells what it would need: 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,12 +17,22 @@ from experiments.doctor.finding import Finding, tried
 from mtad.attention import check_trees, window_of
 from mtad.dtypes import AUTO, find_dtype
 from mtad.errors import UserError
-from mtad.loading import STAND_IN_TOKENIZER, Blueprint, ModelSpec, Origin, Source, find_model, inspect_pair
-from mtad.loading import read_tokenizer as read_own_tokenizer
-from mtad.random_weights import Shape, find_shape
+from mtad.loading import (
+    STAND_IN_TOKENIZER,
+    Blueprint,
+    ModelSpec,
+    Origin,
+    Source,
+    find_model,
+    inspect_pair,
+    read_tokenizer,
+    same_vocabulary,
+)
+from mtad.random_weights import SHAPES, Shape, find_shape
 
 ROLES = ("target", "draft")
 SHAPE = "by the committed shape"
+ANOTHER = "take a draft of the target's family: its own smaller sizes, or one trained on its tokenizer"
 
 
 @dataclass(frozen=True)
@@ -58,12 +69,14 @@ class KnownPair:
         blueprint: of the real pair, or of what stands in for it; None where a model is not known at all.
         estimated: why its tokens are not the pair's own; "" where they are.
         vocabulary: the finding on it.
+        refusal: why a run would refuse a pair of which all is known; None: it would not, or not all is known.
     """
 
     models: dict[str, Known]
     blueprint: Blueprint | None
     estimated: str
     vocabulary: Finding
+    refusal: str | None
 
     @property
     def mark(self) -> str:
@@ -75,17 +88,23 @@ def know_pair(target: ModelSpec, draft: ModelSpec, dtype: str | None, device: to
     """Ask for both models, once each; `dtype` overrides theirs."""
     models = {role: know(role, spec, dtype, device) for role, spec in zip(ROLES, (target, draft), strict=True)}
     known = list(models.values())
-    vocabulary, found = _vocabulary(known, device)
-    if found is not None:
-        return KnownPair(models, found, "", vocabulary)
-    sources = [one.source for one in known if one.source]
-    if len(sources) < len(known):
-        return KnownPair(models, None, "nothing is known of a model", vocabulary)
+    vocabulary = _vocabulary(known)
+    first, second = (one.source for one in known)
+    if all(one.tokenizer for one in known):
+        try:
+            whole = inspect_pair(known[0].spec, known[1].spec, None, device)
+            return KnownPair(models, whole, "", vocabulary, None)
+        except UserError as error:
+            refusal = str(error)
+    else:
+        refusal = None
+    if first is None or second is None:
+        return KnownPair(models, None, "the configuration of a model is not known", vocabulary, refusal)
     own = next((one.tokenizer for one in known if one.tokenizer), None)
-    estimated = "" if own else known[0].no_tokenizer
+    estimated = "" if own else "the pair's tokenizers cannot be had"
     tokenizer = own or AutoTokenizer.from_pretrained(STAND_IN_TOKENIZER)
-    rows = min(source.config.vocab_size for source in sources)
-    return KnownPair(models, Blueprint(*sources, tokenizer, rows, frozenset()), estimated, vocabulary)
+    rows = min(first.config.vocab_size, second.config.vocab_size)
+    return KnownPair(models, Blueprint(first, second, tokenizer, rows, frozenset()), estimated, vocabulary, refusal)
 
 
 def know(role: str, spec: ModelSpec, dtype: str | None, device: torch.device, key: str = "") -> Known:
@@ -101,7 +120,7 @@ def know(role: str, spec: ModelSpec, dtype: str | None, device: torch.device, ke
         return Known(role, spec, stand_in, None, "its tokenizer cannot be had", shape, (access, number))
     access = Finding(_access(role, spec), "ok", _found(spec, source))
     try:
-        return Known(role, spec, source, read_own_tokenizer(source), "", None, (access, number))
+        return Known(role, spec, source, read_tokenizer(source), "", None, (access, number))
     except UserError as error:
         broken = Finding(f"{role}: tokenizer", "fails", str(error))
         return Known(role, spec, source, None, "its tokenizer cannot be read", None, (access, broken, number))
@@ -132,40 +151,44 @@ def _stand_in(key: str, role: str, spec: ModelSpec, device: torch.device) -> tup
     return Source(f"{role} {spec.id}", spec.id, None, shape.config, number, origin), shape
 
 
-def _vocabulary(models: list[Known], device: torch.device) -> tuple[Finding, Blueprint | None]:
-    """The finding, and the blueprint of the pair where both models were found and agree."""
-    if all(known.source and known.tokenizer for known in models):
-        specs = [known.spec for known in models]
-        try:
-            found = inspect_pair(specs[0], specs[1], None, device)
-        except UserError as error:
-            return Finding("vocabulary", "fails", str(error), "take a draft of the target's family"), None
-        said = f"{found.vocabulary} tokens, equal in both tokenizers' tables"
-        if any(known.spec.weights for known in models):
-            said = f"{found.vocabulary} rows; with random weights there are no tables to compare"
-        return Finding("vocabulary", "ok", said), found
+def _vocabulary(models: list[Known]) -> Finding:
+    """By the tokenizers' tables, or else by what the committed shapes say of them."""
+    if all(known.tokenizer for known in models):
+        real = [known for known in models if not known.spec.weights]
+        return tried("vocabulary", lambda: _compared(real), ANOTHER)
     families = [_family(known) for known in models]
     if None in families:
         unknown = models[families.index(None)]
         why = unknown.no_tokenizer or "the other's table is not to be had"
-        return Finding(
-            "vocabulary", "not checked", f"of the {unknown.role}: {why}, and no shape tells its family"
-        ), None
+        return Finding("vocabulary", "not checked", f"of the {unknown.role}: {why}, and no shape tells its family")
     names = " and ".join(f"{family} ({known.spec.id})" for known, family in zip(models, families, strict=True))
     if families[0] != families[1]:
         said = f"the pair has two vocabularies, {SHAPE}s: {names}"
-        return Finding("vocabulary", "fails", said, "take a draft of the target's family"), None
+        return Finding("vocabulary", "fails", said, ANOTHER)
     said = f"of one family, {families[0]}, {SHAPE}s; the tables are compared once both tokenizers can be read"
-    return Finding("vocabulary", "ok", said), None
+    return Finding("vocabulary", "ok", said)
+
+
+def _compared(real: list[Known]) -> str:
+    """Raises UserError unless the tables are equal."""
+    if len(real) < len(ROLES):
+        return "with random weights there are no two tables to compare"
+    same_vocabulary([known.source for known in real if known.source], [known.tokenizer for known in real])
+    return f"{len(real[0].tokenizer.get_vocab())} tokens, equal in both tokenizers' tables"
 
 
 def _family(known: Known) -> str | None:
-    """Which tokenizer the model was trained with, as the shape of its id tells."""
-    try:
-        shape = known.shape or find_shape(f"model.{known.role}", known.spec.id, None)
-    except UserError:
-        return None
-    return getattr(shape, "vocabulary", None)
+    """Which tokenizer the model was trained with, as the shape of its id tells; a folder's is not known."""
+    return None if known.spec.path else published_facts(known.spec.id).get("vocabulary")
+
+
+def published_facts(hub_id: str | None) -> dict[str, Any]:
+    """What the committed shape of this id says beside the configuration; empty where there is none.
+
+    Among them `vocabulary`, a name for the tokenizer's table, and `stored`, the type of number in the public files.
+    """
+    shapes = (json.loads(file.read_text(encoding="utf-8")) for file in sorted(SHAPES.glob("*.json")))
+    return next((shape for shape in shapes if hub_id in shape["ids"]), {})
 
 
 def attention(pair: KnownPair, longest: int | None) -> Iterator[Finding]:
