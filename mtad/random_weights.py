@@ -1,18 +1,23 @@
 """Random weights in the exact shape of a published model: what costs depend on, for whom cannot have the real ones.
 
-`mtad/shapes` holds the numbers of public configurations. Matrices are normal with the standard deviation that their
-configuration trains from (0.02), norms are 1 and biases 0. With that the logits of hidden size h spread by 0.02
-sqrt(h): 0.6 for a draft of 68 M parameters, 1.8 for one of 70 B, neither constant nor exploding, so that warping and
-attention work on numbers of the usual size. What such a model writes means nothing.
+`mtad/shapes` holds the numbers of public configurations. Matrices are normal with the standard deviation s that their
+configuration trains from (0.02), norms are 1 and biases 0, but for the last norm: it is 4 / (s sqrt(h)), h the hidden
+size. By it the logits of every model spread by 4 and its laws over 32 to 128 thousand tokens have about 5 nats, neither
+uniform nor settled, so that warping, top-p above all, works on laws of the usual kind. Hidden states need no such rule:
+they grow by the root of the depth. What such a model writes means nothing.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
@@ -23,6 +28,8 @@ SHAPES = PACKAGE / "shapes"
 SEED = 0
 SCALES = ("debug",)
 DEBUG_LAYERS = DEBUG_HEADS = 2
+LOGITS = 4.0  # their standard deviation over the vocabulary
+LAST_NORMS = ("model.norm.weight", "model.decoder.final_layer_norm.weight")
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ def find_shape(key: str, hub_id: str | None, scale: str | None = None) -> Shape:
             numbers = dict(shape["config"])
             config = AutoConfig.for_model(numbers.pop("model_type"), **(_shrunk(numbers) if scale else numbers))
             name = f"{hub_id}, {scale} size" if scale else str(hub_id)
-            return Shape(name, config, f"{content_hash(file)}, seed {SEED}")
+            return Shape(name, config, f"{content_hash(file)}, logits of spread {LOGITS:g}, seed {SEED}")
     known = ", ".join(one for shape in files.values() for one in shape["ids"])
     raise UserError(f"{key}.weights=random knows no shape of {hub_id}; it knows {known}")
 
@@ -74,19 +81,77 @@ def _shrunk(numbers: dict[str, Any]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def random_model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+def random_model(
+    config: Any,
+    dtype: torch.dtype,
+    where: torch.device | Mapping[str, torch.device],
+    quantize: Callable[[nn.Module], None] | None = None,
+) -> Any:
     """A model of this shape, made where it is used: nothing of it is ever held elsewhere.
 
-    The same numbers come at every start, on one kind of device and version of torch.
+    The same numbers come at every start, on one kind of device, placement and version of torch.
+
+    Args:
+        where: one device, or a device by the name of each part, as in accelerate's `device_map`; accelerate then
+            moves what passes from part to part.
+        quantize: done in place to each decoder layer once it is drawn, so that one at most is there in `dtype`.
     """
-    with torch.device(device), no_init_weights():  # buffers, such as rotary frequencies, are filled all the same
+    places = {"": where} if isinstance(where, torch.device) else where
+    with next(iter(places.values())), no_init_weights(), _parameters_on_meta():  # buffers are filled all the same
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model.tie_weights()
-    draws = torch.Generator(device).manual_seed(SEED)
-    spread = config.init_std if config.model_type == "opt" else config.initializer_range
-    for name, parameter in model.named_parameters():  # tied ones come once
-        if parameter.dim() > 1:
-            parameter.normal_(0.0, spread, generator=draws)
-        else:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+    layers = model.get_decoder().layers
+    ends = {id(list(layer.parameters())[-1]): layer for layer in layers} if quantize else {}
+    draws = {
+        device: torch.Generator(device).manual_seed(SEED + number)
+        for number, device in enumerate(dict.fromkeys(places.values()))
+    }
+    for name, parameter in list(model.named_parameters()):  # tied ones come once
+        device = _place(name, places)
+        drawn = torch.empty(parameter.shape, dtype=dtype, device=device)
+        _fill(drawn, name, config, draws[device])
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, nn.Parameter(drawn, requires_grad=False))
+        if quantize and id(parameter) in ends:
+            quantize(ends[id(parameter)])
+    model.tie_weights()
+    if len(places) > 1:
+        from accelerate import dispatch_model  # of the optional group `large`
+
+        model = dispatch_model(model, device_map=dict(places), force_hooks=True)
     return model
+
+
+def _fill(numbers: torch.Tensor, name: str, config: Any, draws: torch.Generator) -> None:
+    """Draw one parameter, in place; see the module's rule."""
+    spread = config.init_std if config.model_type == "opt" else config.initializer_range
+    if numbers.dim() > 1:
+        numbers.normal_(0.0, spread, generator=draws)
+    elif name.endswith("bias"):
+        numbers.zero_()
+    else:
+        numbers.fill_(LOGITS / (spread * math.sqrt(config.hidden_size)) if name in LAST_NORMS else 1.0)
+
+
+def _place(name: str, places: Mapping[str, torch.device]) -> torch.device:
+    """The device of the part that holds this parameter."""
+    part = name
+    while part not in places:
+        part = part.rpartition(".")[0]
+    return places[part]
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Meanwhile parameters take no memory once their module has them; buffers are real."""
+    register = nn.Module.register_parameter
+
+    def without_numbers(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        empty = None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, empty)
+
+    nn.Module.register_parameter = without_numbers  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from experiments.judge import find_judge
@@ -21,7 +23,7 @@ from experiments.table import print_table
 from mtad import hub
 from mtad.errors import UserError
 from mtad.loading import Blueprint, ModelSpec, inspect_pair, speller
-from mtad.random_weights import SHAPES, find_shape, random_model
+from mtad.random_weights import LAST_NORMS, SHAPES, find_shape, random_model
 from tests.test_run import options
 from tests.toy import ROOT, settings_of
 
@@ -63,6 +65,8 @@ def test_numbers_are_of_a_trained_scale_and_the_same_at_every_start(hub_id: str)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
             assert parameter.std().item() == pytest.approx(0.02, rel=0.05) and abs(parameter.mean().item()) < 1e-3
+        elif name in LAST_NORMS:
+            assert parameter.unique().item() == pytest.approx(4 / 0.02 / math.sqrt(config.hidden_size))
         else:
             assert set(parameter.unique().tolist()) == {0.0 if name.endswith("bias") else 1.0}
     built = AutoModelForCausalLM.from_config(config)
@@ -70,7 +74,67 @@ def test_numbers_are_of_a_trained_scale_and_the_same_at_every_start(hub_id: str)
     with torch.inference_mode():
         logits = model(torch.arange(3000, 3012)[None]).logits
         again = random_model(config, torch.float32, CPU).eval()(torch.arange(3000, 3012)[None]).logits
-    assert torch.equal(logits, again) and 0.1 < logits.std() < 10
+    assert torch.equal(logits, again)
+    logp = logits[0].log_softmax(-1)
+    entropy = -(logp.exp() * logp).sum(-1)
+    assert logits.std(-1).mean().item() == pytest.approx(4, rel=0.1)
+    assert 2 < entropy.mean() < 0.6 * math.log(config.vocab_size)  # neither settled nor uniform
+
+
+@pytest.mark.parametrize(
+    ("hub_id", "dtype"), [("meta-llama/Llama-2-70b-hf", torch.bfloat16), ("facebook/opt-66b", torch.float16)]
+)
+def test_through_all_layers_of_a_deep_model_numbers_neither_vanish_nor_explode(hub_id: str, dtype: torch.dtype) -> None:
+    config = find_shape("model.target", hub_id, "debug").config
+    config.num_hidden_layers = find_shape("model.target", hub_id).config.num_hidden_layers
+    model = random_model(config, dtype, CPU).eval()
+    with torch.inference_mode():
+        output = model(torch.arange(3000, 3012)[None], output_hidden_states=True)
+    sizes = [states.float().std().item() for states in output.hidden_states[:-1]]  # the last is normed
+    assert sizes[0] < sizes[-1] < 100 * sizes[1]
+    assert output.logits.isfinite().all() and output.logits.float().std(-1).mean().item() == pytest.approx(4, rel=0.1)
+
+
+def test_the_parts_of_a_model_are_drawn_where_they_are_to_be_and_quantized_one_at_a_time() -> None:
+    config = find_shape("model.target", "facebook/opt-13b", "debug").config
+    seen: list[int] = []
+
+    def quantize(layer: nn.Module) -> None:
+        drawn = [not parameter.is_meta for parameter in layer.parameters()]
+        seen.append(sum(drawn) - len(drawn))
+
+    whole = random_model(config, torch.float32, CPU).state_dict()
+    places = dict.fromkeys([f"model.decoder.layers.{i}" for i in range(2)], CPU)
+    parts = ("embed_tokens", "embed_positions", "final_layer_norm")
+    places |= dict.fromkeys([*(f"model.decoder.{part}" for part in parts), "lm_head"], CPU)
+    parted = random_model(config, torch.float32, places, quantize)
+    assert seen == [0, 0]  # each layer once, and drawn by then
+    assert all(torch.equal(whole[name], tensor) for name, tensor in parted.state_dict().items())
+    assert parted.get_output_embeddings().weight is parted.get_input_embeddings().weight
+    assert parted(torch.arange(9)[None]).logits.isfinite().all()
+
+
+def test_layers_quantized_as_they_are_drawn_stay_near_the_drawn_numbers() -> None:
+    quantization = pytest.importorskip("torchao.quantization")
+    config = find_shape("model.target", "JackFram/llama-68m", "debug").config
+
+    def quantize(layer: nn.Module) -> None:
+        quantization.quantize_(layer, quantization.Int8WeightOnlyConfig())
+
+    models = [random_model(config, torch.bfloat16, CPU, change).eval() for change in (None, quantize)]
+    with torch.inference_mode():
+        plain, quantized = (model(torch.arange(12)[None]).logits.float() for model in models)
+    assert (plain - quantized).abs().max() > 0 and (plain - quantized).std() < 0.1 * plain.std()
+
+
+@pytest.mark.parametrize("hub_id", [FILES[name]["ids"][0] for name in FILES])
+def test_every_shape_has_a_debug_size_that_runs_over_its_whole_vocabulary(hub_id: str) -> None:
+    whole, small = (find_shape("model.target", hub_id, scale).config for scale in (None, "debug"))
+    model = random_model(small, torch.float32, CPU).eval()
+    with torch.inference_mode():
+        logits = model(torch.arange(12)[None]).logits
+    assert logits.shape[-1] == whole.vocab_size and logits.isfinite().all()
+    assert logits.std(-1).mean().item() == pytest.approx(4, rel=0.15)
 
 
 def test_debug_size_keeps_the_vocabulary_the_heads_size_and_their_grouping() -> None:
