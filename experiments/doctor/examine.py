@@ -24,14 +24,23 @@ from experiments.threads import set_threads
 from mtad.errors import UserError
 
 
-@at_once()
 def examine(each: Sequence[Settings]) -> None:
-    """Print what every check finds; models are looked for once for all tasks. Raises UserError if a check fails.
+    """Print what every check finds. Raises UserError if one fails.
 
     Of processes that torchrun has started, the first does it for all.
     """
     if os.environ.get("RANK", "0") != "0":
         return
+    findings = diagnose(each)
+    print_findings(f"doctor: {each[0].model}, {', '.join(settings.task_name for settings in each)}", findings)
+    if failed := failing(findings):
+        number = f"{len(failed)} checks fail" if len(failed) > 1 else "a check fails"
+        raise UserError(f"this would not run here, {number}: {', '.join(failed)}")
+
+
+@at_once()
+def diagnose(each: Sequence[Settings]) -> list[Finding]:
+    """What every check finds; models are looked for once for all tasks."""
     first = each[0]
     set_threads(first.threads)
     device, on_device = device_of(first)
@@ -53,11 +62,7 @@ def examine(each: Sequence[Settings]) -> None:
     on_gpu = device.type == "cuda"
     use = Use(torch.cuda.device_count(), on_gpu, torch.get_num_threads(), None if on_gpu else max(needs))
     findings += [meter(next((its.plan for its in asked if its.plan), None)), *slurm(os.environ, use)]
-    findings += [decoders(first.variants, first.left_out), results(first.results_dir)]
-    print_findings(f"doctor: {first.model}, {', '.join(settings.task_name for settings in each)}", findings)
-    if failed := failing(findings):
-        number = f"{len(failed)} checks fail" if len(failed) > 1 else "a check fails"
-        raise UserError(f"this would not run here, {number}: {', '.join(failed)}")
+    return [*findings, decoders(first.variants, first.left_out), results(first.results_dir)]
 
 
 def _with_gate(finding: Finding, known: Known) -> Finding:
