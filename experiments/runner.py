@@ -57,7 +57,12 @@ def run(settings: Settings) -> None:
     """Measure, or finish what was begun, or show what is complete; ends in a table. Raises UserError."""
     for name, reason in settings.left_out.items():
         say(f"{name} is left out: {reason}")
-    plan = prepare(tuned(settings))
+    carry_out(prepare(tuned(settings)))
+
+
+def carry_out(plan: Plan) -> None:
+    """All passes of a run, as far as they are missing, and its tables. Raises UserError."""
+    settings = plan.settings
     with plan.folder.locked():
         process = Process(plan)
         measure(process)

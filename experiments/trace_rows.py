@@ -30,6 +30,7 @@ def trace_row(plan: Plan, variant: Variant, sample: Row, output: Output) -> Row:
         **{key: sample[key] for key in COPIED},
         "options": published(variant.options),
         "sampling": asdict(variant.sampling),
+        "place": plan.labels.index(variant.label),
         "joint": decoder.joint,
         "drafts": decoder.drafts,
         "warp": asdict(variant.sampling.warp(decoder.joint)),

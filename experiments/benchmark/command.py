@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmark import batches, reads, texts
-from experiments.benchmark.composed import asked, configured, options_of
+from experiments.benchmark.composed import asked, options_of
 from experiments.benchmark.options import BenchOptions
 from experiments.benchmark.record import Record
+from experiments.composed import configured
 from experiments.environment import describe_process
 from experiments.plan import prepare
 from experiments.progress import say
