@@ -127,8 +127,8 @@ def test_layers_quantized_as_they_are_drawn_stay_near_the_drawn_numbers() -> Non
     assert (plain - quantized).abs().max() > 0 and (plain - quantized).std() < 0.1 * plain.std()
 
 
-@pytest.mark.parametrize("hub_id", [FILES[name]["ids"][0] for name in FILES])
-def test_every_shape_has_a_debug_size_that_runs_over_its_whole_vocabulary(hub_id: str) -> None:
+@pytest.mark.parametrize("hub_id", ["Qwen/Qwen3-4B-Base", "HuggingFaceTB/SmolLM2-135M"])
+def test_heads_of_their_own_size_and_odd_numbers_of_them_shrink_too(hub_id: str) -> None:
     whole, small = (find_shape("model.target", hub_id, scale).config for scale in (None, "debug"))
     model = random_model(small, torch.float32, CPU).eval()
     with torch.inference_mode():
