@@ -102,20 +102,22 @@ def _notes(summary: Summary) -> Iterator[str]:
     figures = list(summary["decoders"].values())
     if mark := replay_mark(summary.get("replay")):
         yield (
-            f"REPLAY: {mark}: seconds and joules are of that cost; acceptance and tokens/forward are those of the "
-            f"trace; there is no quality to tell"
+            f"REPLAY: {mark}. Seconds and joules are of these forwards, without what decoders decide between them; "
+            f"acceptance and tokens/forward are those of the trace"
         )
     elif random := drawn(summary.get("weights")):
         yield (
             f"STAND-IN: {random}: a forward costs what that shape costs; texts, perplexity, score, acceptance, "
             f"tokens/forward and what follows from them mean nothing"
         )
-    score = figures[0]["score"]
-    yield (
-        f"score: {score['name'] or score['reason']}; perplexity under the target's untruncated law; speed of decoding, "
-        f"prefill left out; outside forwards: share of decoding that neither model's forwards took"
-    )
-    yield from sorted({f"perplexity: {row['perplexity_reason']}" for row in figures if row["perplexity"] is None})
+    score, speed = figures[0]["score"], "speed of decoding, prefill left out"
+    outside = "outside forwards: share of decoding that neither model's forwards took"
+    if mark:
+        yield f"{speed}; {outside}; quality: {score['reason']}"
+    else:
+        told = f"score: {score['name'] or score['reason']}; perplexity under the target's untruncated law"
+        yield f"{told}; {speed}; {outside}"
+        yield from sorted({f"perplexity: {row['perplexity_reason']}" for row in figures if row["perplexity"] is None})
     if _judged(summary):
         unread = {row["judge_perplexity_reason"] for row in figures if row["judge_perplexity"] is None}
         yield from sorted(f"judge's ppl.: {reason}" for reason in unread)

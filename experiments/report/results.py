@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments.baseline import baseline_of
 from experiments.journal import SCHEMA_VERSION, Row, disk
-from experiments.stand_in import drawn
+from experiments.stand_in import drawn, replay_mark
 from mtad.errors import UserError
 
 KEYS = {"run_id", "model", "task", "decoders", "comparisons", "code_versions"}
@@ -54,6 +54,8 @@ class Run:
     @property
     def stand_in(self) -> str | None:
         """Why its figures say nothing about models of the paper's kind; None if they may."""
+        if mark := replay_mark(self.summary.get("replay")):
+            return mark
         if random := drawn(self.summary.get("weights")):
             return random
         parameters = (self.summary.get("parameters") or {}).get("target")
