@@ -78,22 +78,23 @@ class Need:
         Raises:
             UserError: a device's whole memory is too little.
         """
-        lines, frees = [], []
-        for name, size in (self.by_device if len(self.by_device) > 1 else {str(device): self.total}).items():
+        warnings, frees = [], []
+        several = len(self.by_device) > 1
+        for name, size in (self.by_device if several else {str(device): self.total}).items():
             free, total = device_memory(torch.device(name))
-            share = f" ({spoken(size)} of it on {name})" if len(self.by_device) > 1 else ""
             if total is not None and size > total:
                 raise UserError(
-                    f"the run does not fit on {name}: it needs {spoken(self.total)}{share}, {self}, and {name} has "
-                    f"{spoken(total)}; a shorter dtype, bits=8 or 4 for the target, device_map=auto on several GPUs, "
-                    f"fewer rows or a smaller max_new_tokens help"
+                    f"the run does not fit on {name}: it needs {spoken(size)} there"
+                    f"{f' of {spoken(self.total)}' if several else ''} ({self}), and {name} has {spoken(total)}; less is "
+                    f"needed with model.target.bits=8 or 4, a shorter dtype, fewer rows or a smaller max_new_tokens, "
+                    f"and device_map=auto spreads the target over several GPUs"
                 )
             if free is None or loaded:
                 continue
-            frees.append(f"; {spoken(free)} free on {name}{share}")
+            frees.append(f"{f'{spoken(size)} of ' if several else ''}{spoken(free)} free on {name}")
             if size > CLOSE * free:
-                lines.append(f"warning: that leaves little or nothing of the free memory of {name}")
-        return [f"memory: {self}{''.join(frees)}", *lines]
+                warnings.append(f"warning: that leaves little or nothing of the free memory of {name}")
+        return ["; ".join([f"memory: {self}", *frees]), *warnings]
 
 
 def forecast(plan: Plan, judge: Source | None = None, rows: int = 1) -> Need:

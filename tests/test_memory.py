@@ -12,7 +12,7 @@ import torch
 from experiments import memory
 from experiments.bench import Bench
 from experiments.isolation import Watch
-from experiments.memory import Need, describe, device_memory, forecast, longest_prompt, peak
+from experiments.memory import Need, describe, device_memory, estimate, forecast, longest_prompt, peak
 from experiments.memory_report import memory_notes, spoken, summed_up
 from experiments.plan import Plan, prepare
 from experiments.prompting import looks_back
@@ -84,7 +84,7 @@ def test_what_is_said_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "little or nothing of the free memory" in NEED.say(CPU)[1]
     monkeypatch.setattr(memory, "device_memory", lambda _: (24 * 10**9, 25 * 10**9))
     with pytest.raises(
-        UserError, match=r"^the run does not fit on cpu: it needs 28.2 GB, weights 26.0 .* has 25.0 GB; "
+        UserError, match=r"^the run does not fit on cpu: it needs 28.2 GB there \(weights 26.0 .* cpu has 25.0 GB; "
     ):
         NEED.say(CPU)
     monkeypatch.setattr(memory, "device_memory", lambda _: (None, None))
@@ -142,3 +142,29 @@ def test_the_record_and_the_note_are_of_the_process_with_the_highest_peak() -> N
     assert list(memory_notes({"memory": older})) == [note.replace(", workspace 900.0 MB", "")]
     assert summed_up([{}, {"memory": killed}]) is None and not list(memory_notes({}))
     assert (spoken(999_900_000), spoken(1_000_000_000)) == ("999.9 MB", "1.0 GB")
+
+
+def test_layers_over_two_devices_are_summed_for_each_and_the_fuller_one_refuses(
+    planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blueprint = planned().blueprint
+    alone = estimate(blueprint, 20, 30, packs=False)
+    assert alone.by_device == {"cpu": alone.total}
+    weights, caches = sum(alone.weights.values()), sum(alone.caches.values())
+    assert alone.total == weights + caches + max(alone.workspace.values())
+    places = {"target": ["cuda:0", "cuda:1"], "draft": ["cuda:1"]}
+    parted = estimate(blueprint, 20, 30, packs=False, places=places)
+    assert parted.weights == alone.weights and list(parted.by_device) == ["cuda:0", "cuda:1"]
+    assert parted.total == weights + caches + 2 * max(alone.workspace.values())  # each device needs its own
+    second = parted.by_device["cuda:1"]
+    monkeypatch.setattr(memory, "device_memory", lambda device: (second, second if device.index else second - 1))
+    with pytest.raises(UserError, match=r"does not fit on cuda:0: it needs .* there of .* \(weights"):
+        replace(parted, by_device={"cuda:0": second, "cuda:1": second}).say(CPU)
+
+
+def test_a_judge_needs_no_cache_and_a_longer_limit_more_of_everything(planned: Callable[..., Plan]) -> None:
+    blueprint = planned().blueprint
+    one, longer = estimate(blueprint, 20, 30), estimate(blueprint, 20, 3000, judge=blueprint.draft)
+    assert set(longer.weights) == {"target", "draft", "judge"} and set(longer.caches) == {"target", "draft"}
+    assert longer.room == 20 + 3000 + 256 and all(longer.caches[role] > one.caches[role] for role in one.caches)
+    assert longer.workspace["target"] > one.workspace["target"]

@@ -37,6 +37,7 @@ def study(config: DictConfig) -> None:
     from experiments.cost.show import print_study
     from experiments.cost.study import Study
     from experiments.groups import drop_sweep_file
+    from experiments.memory import forecast
     from experiments.plan import prepare
     from experiments.process import find_meter
     from experiments.progress import say
@@ -63,6 +64,8 @@ def study(config: DictConfig) -> None:
         measured = settled(plan.folder.samples.rows(), plan.cells) if options.predict else []
         rows = with_grades(measured, plan.folder.grades.rows())
         meter, no_meter = find_meter(plan)
+        for line in forecast(plan).say(plan.device):
+            say(line)
         say(f"timing reads of {len(options.nodes)} sizes, and what decoders do between reads, on {plan.device}")
         record = redact(Study(plan, options, rows, meter, no_meter).record())
         plan.folder.write_json(RECORD, record)
