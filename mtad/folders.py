@@ -11,6 +11,7 @@ from mtad.errors import UserError
 
 PACKAGE = Path(__file__).parent
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")  # one of them is in every tokenizer's folder
 HASHED_WHOLE_BYTES = 2**30  # of more, only evenly spaced blocks of each file are hashed: 140 GB would take minutes
 BLOCK_BYTES = 2**20
 BLOCKS = 64
@@ -52,6 +53,8 @@ def check_weights(key: str, folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise UserError(f"{where}: no config.json in this folder{_hint(folder)}")
     check_whole(where, weight_files(where, folder))
+    if not any(file for pattern in TOKENIZERS for file in folder.glob(pattern)):
+        raise UserError(f"{where}: no tokenizer in this folder (looked for {', '.join(TOKENIZERS)}); copy it too")
     return folder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import torch
 
 from tests.checkpoints import save_model, save_sharded_pair
 from tests.toy import WORDS
+
+PythonRun = Callable[..., tuple[int, str, str]]
 
 # absl, which rouge-score imports, keeps the stderr that it finds and closes it once Hydra sets logging up anew; that
 # must not be the one that pytest puts in place for a test.
@@ -80,3 +82,23 @@ def sharded_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sharded_opt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of OPT."""
     return save_sharded_pair(tmp_path_factory.mktemp("opt"), "opt")
+
+
+@pytest.fixture
+def python_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> PythonRun:
+    """`python run.py OVERRIDES` in this process: exit code, stdout, stderr."""
+    import run as entry  # here, for Hydra is slow to import and most tests do without
+
+    def started(*overrides: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["run.py", *sorted(overrides, key=lambda one: not one.startswith("-"))])
+        code = 0
+        try:
+            entry.main()
+        except SystemExit as ended:
+            code = 1 if isinstance(ended.code, str) else int(ended.code or 0)
+            if isinstance(ended.code, str):
+                print(ended.code, file=sys.stderr)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return started

@@ -109,7 +109,7 @@ def _cut(folder: Path) -> None:
     [
         (_remove("model.safetensors"), "no weights in this folder"),
         (_remove("config.json"), "no config.json"),
-        (_remove("tokenizer.json", "tokenizer_config.json"), "cannot read the tokenizer"),
+        (_remove("tokenizer.json", "tokenizer_config.json"), "no tokenizer in this folder"),
         (_cut, r"model.safetensors is cut off: it has 5000 of \d{5} bytes; copy or download it again"),
         (_drop_tensor, r"the weights of target .* lack model.layers.1.mlp.up_proj.weight \(1 missing in all\)"),
         (_other_config(hidden_size=48), "cannot read the weights"),
