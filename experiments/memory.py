@@ -85,9 +85,9 @@ class Need:
             if total is not None and size > total:
                 raise UserError(
                     f"the run does not fit on {name}: it needs {spoken(size)} there"
-                    f"{f' of {spoken(self.total)}' if several else ''} ({self}), and {name} has {spoken(total)}; less is "
-                    f"needed with model.target.bits=8 or 4, a shorter dtype, fewer rows or a smaller max_new_tokens, "
-                    f"and device_map=auto spreads the target over several GPUs"
+                    f"{f', {spoken(self.total)} in all' if several else ''} ({self}), and {name} has {spoken(total)}; "
+                    f"less is needed with model.target.bits=8 or 4, a shorter dtype, fewer rows or a smaller "
+                    f"max_new_tokens, and device_map=auto spreads the target over several GPUs"
                 )
             if free is None or loaded:
                 continue
@@ -114,6 +114,7 @@ def estimate(
     device: torch.device = CPU,
     places: Mapping[str, Sequence[str]] | None = None,
     packs: bool = True,
+    ranks: int = 1,
 ) -> Need:
     """What a pair takes for texts of this length, by configurations alone.
 
@@ -122,6 +123,7 @@ def estimate(
         device: of all models but those in `places`.
         places: by model (target, draft) the name of a device for each layer.
         packs: forwards are recorded, which on a CPU copies weights.
+        ranks: processes that share the target's layers; the need is then that of one of them.
     """
     text = longest_prompt + max_new_tokens
     room = text + TREE_ROOM
@@ -135,11 +137,12 @@ def estimate(
     beside: Counter[str] = Counter()
     recorded = 0
     for role, source in sources.items():
-        parts, cached = count_weights(source.config, source.dtype, *_quantized(source)), 0
+        shares = ranks if role == "target" else 1
+        parts, cached = count_weights(source.config, source.dtype, *_quantized(source), shares), 0
         weights[role] = parts.total
         spaces[role] = _workspace(source, rows, room, text, max_new_tokens, judged=role == "judge")
         if role != "judge":  # which reads without a cache
-            cached = rows * cache.capacity * cache_bytes(source.config, source.dtype)
+            cached = rows * cache.capacity * cache_bytes(source.config, source.dtype, shares)
             caches[role] = cached * len(parts.layers)
             if packs and device.type == "cpu" and _quantized(source) == (None, None):
                 recorded += packed_bytes(source.config, source.dtype)

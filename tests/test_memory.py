@@ -158,8 +158,15 @@ def test_layers_over_two_devices_are_summed_for_each_and_the_fuller_one_refuses(
     assert parted.total == weights + caches + 2 * max(alone.workspace.values())  # each device needs its own
     second = parted.by_device["cuda:1"]
     monkeypatch.setattr(memory, "device_memory", lambda device: (second, second if device.index else second - 1))
-    with pytest.raises(UserError, match=r"does not fit on cuda:0: it needs .* there of .* \(weights"):
+    with pytest.raises(UserError, match=r"does not fit on cuda:0: it needs .* there, .* in all \(weights"):
         replace(parted, by_device={"cuda:0": second, "cuda:1": second}).say(CPU)
+
+
+def test_processes_that_share_the_target_hold_half_of_its_layers_each(planned: Callable[..., Plan]) -> None:
+    blueprint = planned().blueprint
+    one, half = estimate(blueprint, 20, 30), estimate(blueprint, 20, 30, ranks=2)
+    assert half.caches["target"] == one.caches["target"] / 2 and half.caches["draft"] == one.caches["draft"]
+    assert one.weights["target"] / 2 < half.weights["target"] < one.weights["target"]  # norms and embeddings are whole
 
 
 def test_a_judge_needs_no_cache_and_a_longer_limit_more_of_everything(planned: Callable[..., Plan]) -> None:
