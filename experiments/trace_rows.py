@@ -15,6 +15,7 @@ from experiments.plan import Plan
 from experiments.variants import Variant
 from mtad.generate import Output
 from mtad.recording import Noted, Step
+from mtad.session import Begin
 from mtad.tree import Tree
 
 COPIED = ("run_id", "process_id", "git", "code", "seed", "variant", "decoder", "lossless")
@@ -37,12 +38,13 @@ def trace_row(plan: Plan, variant: Variant, sample: Row, output: Output) -> Row:
         "pair": plan.settings.model,
         "task": plan.settings.task_name,
         **{key: sample[key] for key in OF_TEXT},
-        "steps": None if steps is None else [_step(step) for step in steps],
+        "steps": None if steps is None else [step_row(step) for step in steps],
         "steps_reason": BY_ITSELF if steps is None else None,
     }
 
 
-def _step(step: Step) -> dict[str, Any]:
+def step_row(step: Step) -> dict[str, Any]:
+    """A step as JSON data."""
     rounds = [
         {
             "tokens": list(one.tokens),
@@ -60,16 +62,22 @@ def _reads(step: Step) -> Iterator[dict[str, Any]]:
     """Every read, as what it adds to the tree that the same model has read last in this step."""
     last = {True: (Tree(), 1), False: (Tree(), 1)}
     for note in step.reads:
-        for nodes in _sizes(note):
+        for level, nodes in enumerate(_sizes(note)):
             keeps = _shared(*last[note.draft], note.tree, nodes)
             yield {
                 "model": "draft" if note.draft else "target",
                 "raw": note.raw,
+                "grows": None if level or note.begin is None else _grows(note.begin),
                 "keeps": keeps,
                 "parents": note.tree.parents[keeps:nodes],
                 "tokens": note.tree.tokens[keeps:nodes],
             }
             last[note.draft] = (note.tree, nodes)
+
+
+def _grows(read: Begin) -> dict[str, Any]:
+    """What the draft was to be like that this read begins."""
+    return {"width": read.growth.width, "draws": read.growth.draws, "levels": read.levels}
 
 
 def _sizes(note: Noted) -> list[int]:

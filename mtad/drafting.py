@@ -13,7 +13,7 @@ import numpy as np
 from mtad.decoder import Text
 from mtad.growth import Drafted, Draws, Growth
 from mtad.law import Law, inverse_cdf
-from mtad.session import Grow, Read, Reader
+from mtad.session import Begin, Grow, Read, Reader
 from mtad.tree import ROOT, Tree
 
 Draw = Callable[[int], float]  # the index-th uniform of a level
@@ -64,14 +64,16 @@ def grow(reader: Reader, rule: Rule, depth: int, text: Text) -> Generator[Read, 
 
 def _whole(reader: Reader, rule: Rule, depth: int, text: Text) -> Read:
     """Asks for the whole draft at once where the rule can be done on the device, else for the root."""
-    if not isinstance(rule, OneEach | BeamSample | BeamSearch) or not reader.grows:
+    if not isinstance(rule, OneEach | BeamSample | BeamSearch) or not reader.warp.top_k:
         return reader.read(Tree())
     growth = Growth(rule.width, rule.draws, reader.warp, text.eos)
+    if not reader.grows:
+        return Begin(reader, Tree(), growth, depth)
     uniforms = np.zeros((depth, rule.width))
     if rule.draws != "largest":
         draft, start = text.luck.draft, text.start
         uniforms[:] = [[draft(start + level, start, i) for i in range(rule.width)] for level in range(depth)]
-    return Grow(reader, Tree(), growth, uniforms)
+    return Grow(reader, Tree(), growth, depth, uniforms)
 
 
 def lengthen(reader: Reader, tree: Tree, depth: int, eos: frozenset[int]) -> Generator[Read, Law, None]:

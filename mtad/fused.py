@@ -55,7 +55,12 @@ class Level(nn.Module):
         scores = (joint[:, :, None] + pairs[:, :, k : 2 * k]).reshape(batch, -1)
         picks, possible = self._pick(scores, uniforms)
         tokens, parents = ids.gather(1, picks), picks // k
-        scores = scores.gather(1, picks).masked_fill(~possible, float("-inf"))
+        scores = scores.gather(1, picks)
+        if self.growth.forced:
+            possible, scores = uniforms >= 0, torch.zeros_like(scores)
+            given = uniforms.clamp(min=0)
+            tokens, parents = given // self.growth.width, (given % self.growth.width).long()
+        scores = scores.masked_fill(~possible, float("-inf"))
         ended = torch.zeros_like(possible)
         for token in sorted(self.growth.eos):
             ended = ended | (tokens == token)

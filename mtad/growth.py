@@ -23,12 +23,19 @@ class Growth:
         draws: see `Draws`.
         warp: of the drafting model's laws; it needs a top-k.
         eos: tokens after which nothing is drafted.
+        forced: the nodes are given, see `forced`; laws and draws are computed all the same, as what they cost is asked.
     """
 
     width: int
     draws: Draws
     warp: Warp
     eos: frozenset[int]
+    forced: bool = False
+
+
+def forced(parents: np.ndarray, tokens: np.ndarray, width: int) -> np.ndarray:
+    """The nodes of a draft in place of uniforms, float64 [levels, width]; a negative token makes a void node."""
+    return np.where(tokens < 0, -1.0, parents + width * tokens.astype(np.float64))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 from mtad.decoder import Round
 from mtad.growth import Drafted
 from mtad.law import Law, Warp
-from mtad.session import Read, Session
+from mtad.session import Begin, Read, Session
 from mtad.tree import Tree
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ class Noted(NamedTuple):
         tree: the tree that was read; it may have grown since.
         nodes: how many it had then, the root included.
         whole: the tree was drafted in one go, and stands for one read above each of its levels.
+        begin: a draft began here, which the model grew at once if it could.
     """
 
     draft: bool
@@ -35,6 +36,7 @@ class Noted(NamedTuple):
     tree: Tree
     nodes: int
     whole: bool
+    begin: Begin | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Recording:
             law = yield read
             whole = isinstance(law, Drafted)
             tree = law.tree if isinstance(law, Drafted) else read.tree
-            notes.append(Noted(reader.session is self._draft, reader.warp is not self._warp, tree, nodes, whole))
+            of_draft, raw = reader.session is self._draft, reader.warp is not self._warp
+            notes.append(Noted(of_draft, raw, tree, nodes, whole, read if isinstance(read, Begin) else None))
 
     def steps(self, rounds: Sequence[Round]) -> tuple[Step, ...]:
         """What was read, with the rounds of the finished text."""

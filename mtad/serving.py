@@ -77,6 +77,6 @@ def _serve_drafts(reads: Sequence[Grow]) -> dict[int, Drafted]:
             session.receive_draft(grown)
             for level, span in zip(range(len(read.uniforms)), spans, strict=False):
                 session.counts.forward(growth.width if level else len(feed.tokens), span)
-            if grown.sure:
+            if grown.sure or growth.forced:
                 answers[id(read)] = grown.draft(growth.eos)
     return answers

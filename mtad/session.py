@@ -260,13 +260,23 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Grow(Read):
-    """A request for a whole draft below the text, answered by `Drafted`; or, where the model cannot, as `Read` is.
+class Begin(Read):
+    """A read that begins a draft, of `levels` levels at most, which some models could grow at once.
 
     Attributes:
         growth: how its levels are chosen.
-        uniforms: float64 [levels, growth.width].
     """
 
     growth: Growth
+    levels: int
+
+
+@dataclass(frozen=True)
+class Grow(Begin):
+    """A request for a whole draft below the text, answered by `Drafted`; or, where the model cannot, as `Read` is.
+
+    Attributes:
+        uniforms: float64 [levels, growth.width].
+    """
+
     uniforms: np.ndarray

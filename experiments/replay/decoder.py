@@ -10,10 +10,21 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from mtad.decoder import Round, Text
+from mtad.growth import Draws, Growth, forced
 from mtad.law import Law
-from mtad.session import Read, Reader
+from mtad.session import Grow, Read, Reader
 from mtad.tree import Tree
+
+
+class Grows(NamedTuple):
+    """A draft that some models grow at once: nodes of a level, how they were chosen, and levels at most."""
+
+    width: int
+    draws: Draws
+    levels: int
 
 
 class Asked(NamedTuple):
@@ -24,6 +35,7 @@ class Asked(NamedTuple):
         raw: under the untruncated law at temperature 1.
         keeps: how many first nodes, the root among them, are those of this model's last read in the same step.
         parents, tokens: of the nodes after these.
+        grows: the reads from here on are levels of a whole draft, `levels` of them at most.
     """
 
     draft: bool
@@ -31,6 +43,7 @@ class Asked(NamedTuple):
     keeps: int
     parents: tuple[int, ...]
     tokens: tuple[int, ...]
+    grows: Grows | None = None
 
     def grown(self, before: Tree) -> Tree:
         """The tree that is read, given the last one, which may become it."""
@@ -72,10 +85,43 @@ class Replayed:
         step = self.steps[self.length - text.room]
         trees = [Tree(), Tree()]
         readers = {(True, False): draft, (False, False): target}
-        for asked in step.reads:
+        waiting = 0  # levels that were drafted in one go
+        for place, asked in enumerate(step.reads):
             tree = trees[asked.draft] = asked.grown(trees[asked.draft])
             key = asked.draft, asked.raw
             if key not in readers:
                 readers[key] = readers[asked.draft, False].raw
-            yield readers[key].read(tree)
+            if waiting:
+                waiting -= 1
+            elif asked.grows and readers[key].grows:
+                levels = levels_of(step.reads[place:])
+                waiting = len(levels)
+                yield _whole(readers[key], asked.grows, levels)
+            else:
+                yield readers[key].read(tree)
         return step.rounds
+
+
+def levels_of(reads: Sequence[Asked]) -> list[Asked]:
+    """The reads after the first that are levels of the draft which the first one asks for."""
+    first, found, nodes = reads[0], list[Asked](), 1
+    assert first.grows
+    for asked in reads[1 : first.grows.levels]:
+        below = all(parent >= nodes - len(found[-1].tokens) if found else parent == 0 for parent in asked.parents)
+        if asked.grows or (asked.draft, asked.raw, asked.keeps) != (first.draft, first.raw, nodes) or not below:
+            break
+        found.append(asked)
+        nodes += len(asked.tokens)
+    return found if all(len(asked.tokens) <= first.grows.width for asked in found) else []
+
+
+def _whole(reader: Reader, grows: Grows, levels: Sequence[Asked]) -> Grow:
+    """Asks for the recorded draft at once. Its last level, which the draft model never reads, is void."""
+    parents, tokens = (np.full((grows.levels, grows.width), fill) for fill in (0, -1))
+    above = 0  # the first node of the level above
+    for level, asked in enumerate(levels):
+        parents[level, : len(asked.tokens)] = [parent - above for parent in asked.parents]
+        tokens[level, : len(asked.tokens)] = asked.tokens
+        above = asked.keeps
+    growth = Growth(grows.width, grows.draws, reader.warp, frozenset(), forced=True)
+    return Grow(reader, Tree(), growth, grows.levels, forced(parents, tokens, grows.width))

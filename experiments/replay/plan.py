@@ -15,7 +15,7 @@ from experiments.journal import Row
 from experiments.plan import Plan
 from experiments.prompting import Prompting
 from experiments.records import RunFolder, stable_hash
-from experiments.replay.decoder import Asked, Replayed, Step
+from experiments.replay.decoder import Replayed, Step
 from experiments.replay.texts import Trace, TracedText
 from experiments.settings import Settings
 from experiments.stand_in import drawn
@@ -214,5 +214,5 @@ def _renumbered(step: Step, number: Mapping[int, int]) -> Step:
     def new(tokens: Sequence[int]) -> tuple[int, ...]:
         return tuple(number[token] for token in tokens)
 
-    reads = tuple(Asked(one.draft, one.raw, one.keeps, one.parents, new(one.tokens)) for one in step.reads)
+    reads = tuple(one._replace(tokens=new(one.tokens)) for one in step.reads)
     return Step(reads, tuple(replace(one, tokens=new(one.tokens)) for one in step.rounds))

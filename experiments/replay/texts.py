@@ -17,10 +17,12 @@ from typing import Any
 from experiments.build import construct
 from experiments.journal import SCHEMA_VERSION, Row, disk
 from experiments.records import TRACE_KEYS, settled
-from experiments.replay.decoder import Asked, Step
+from experiments.replay.decoder import Asked, Grows, Step
 from mtad.decoder import Round, Source
 from mtad.errors import UserError
+from mtad.growth import Draws
 from mtad.law import Sampling
+from mtad.options import one_of
 from mtad.tree import Tree
 
 NAME = "trace.jsonl"
@@ -181,7 +183,7 @@ def _text(row: Row) -> TracedText:
         repeat=_number(row["repeat"]),
         prompt_tokens=_number(row["prompt_tokens"], least=1),
         finish=str(row["finish"]),
-        steps=tuple(Step(tuple(_reads(step["reads"])), tuple(map(_round, step["rounds"]))) for step in row["steps"]),
+        steps=tuple(map(read_step, row["steps"])),
     )
     if not text.length:
         raise ValueError("it has no tokens")
@@ -190,6 +192,11 @@ def _text(row: Row) -> TracedText:
     if not text.drafts and any(asked.draft for step in text.steps for asked in step.reads):
         raise ValueError("a decoder without a draft model reads the draft model")
     return text
+
+
+def read_step(step: Mapping[str, Any]) -> Step:
+    """A step from JSON data. Raises ValueError, KeyError, TypeError, UserError."""
+    return Step(tuple(_reads(step["reads"])), tuple(map(_round, step["rounds"])))
 
 
 def _reads(reads: Sequence[Mapping[str, Any]]) -> Iterator[Asked]:
@@ -202,7 +209,14 @@ def _reads(reads: Sequence[Mapping[str, Any]]) -> Iterator[Asked]:
         if any(parent >= node for node, parent in enumerate(parents, start=keeps)):
             raise ValueError("a node stands before its parent")
         sizes[draft] = keeps + len(tokens)
-        yield Asked(draft, bool(read["raw"]), keeps, parents, tokens)
+        yield Asked(draft, bool(read["raw"]), keeps, parents, tokens, _grows(read["grows"]))
+
+
+def _grows(found: Mapping[str, Any] | None) -> Grows | None:
+    if found is None:
+        return None
+    one_of("draws", found["draws"], Draws)
+    return Grows(_number(found["width"], least=1), found["draws"], _number(found["levels"], least=1))
 
 
 def _round(one: Mapping[str, Any]) -> Round:
