@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
-import run as entry
 from experiments import code_version, plan, process, runner
 from experiments.bench import Bench
 from experiments.build import build
@@ -24,32 +23,18 @@ from mtad.decoder import Engine, RoundDecoder, WholeDecoder
 from mtad.errors import UserError
 from mtad.folders import content_hash
 from mtad.loading import ModelSpec, inspect_pair
+from tests.conftest import PythonRun
 from tests.toy import ROOT, Toy, composed, settings_of, toy_settings
 
 CONF = ROOT / "conf"
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(saved_pair: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(saved_pair: Path, python_run: PythonRun) -> PythonRun:
     """`python run.py` on the saved pair and the toy task, in this process: exit code, stdout, stderr."""
-
-    def python_run(*overrides: str) -> tuple[int, str, str]:
-        flags = [override for override in overrides if override.startswith("-")]
-        toy = [f"hydra.searchpath=[file://{ROOT}/tests/conf]", "task=toy"]
-        pair = [f"model.{role}.path={saved_pair / role}" for role in ("target", "draft")]
-        monkeypatch.setattr(sys, "argv", ["run.py", *flags, *toy, *pair, *overrides[len(flags) :]])
-        code = 0
-        try:
-            entry.main()
-        except SystemExit as ended:
-            code = 1 if isinstance(ended.code, str) else int(ended.code or 0)
-            if isinstance(ended.code, str):
-                print(ended.code, file=sys.stderr)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return python_run
+    toy = [f"hydra.searchpath=[file://{ROOT}/tests/conf]", "task=toy"]
+    pair = [f"model.{role}.path={saved_pair / role}" for role in ("target", "draft")]
+    return partial(python_run, *toy, *pair)
 
 
 def options(group: str) -> list[str]:
@@ -163,7 +148,7 @@ def test_a_wrong_key_or_value_is_one_line(overrides: list[str], message: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_mistakes_end_in_exit_code_1_one_line_and_no_results(call: Call, tmp_path: Path) -> None:
+def test_mistakes_end_in_exit_code_1_one_line_and_no_results(call: PythonRun, tmp_path: Path) -> None:
     results = tmp_path / "results"
     for override, message in {
         "decoder.gamma=0": "gamma must be",
@@ -179,7 +164,7 @@ def test_mistakes_end_in_exit_code_1_one_line_and_no_results(call: Call, tmp_pat
 
 
 def test_a_run_writes_its_four_files_and_a_complete_one_is_shown_again(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: PythonRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, _ = call("limit=3", "results_dir=here")
@@ -252,7 +237,7 @@ def test_changed_code_is_refused_until_the_user_decides(
     assert len(json.loads((journal.parent / "environment.json").read_text())["processes"]) == 1
 
 
-def test_an_interrupted_run_says_how_to_go_on(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_says_how_to_go_on(call: PythonRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -305,7 +290,7 @@ def test_the_script_ends_in_one_line_and_answers_help(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_sweep_keeps_to_the_results_folder(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_keeps_to_the_results_folder(call: PythonRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, _ = call("-m", "limit=1", "reference=[]", "results_dir=here", "decoder.tau=0.1,0.9")
     assert code == 0
