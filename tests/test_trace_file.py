@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from experiments.plan import prepare
-from experiments.replay.texts import find_trace, read_trace
+from experiments.replay.texts import find_trace, read_step, read_trace
 from experiments.runner import run
 from mtad.errors import UserError
-from tests.toy import toy_settings
+from tests.toy import ROOT, toy_settings
 
 Row = dict[str, Any]
 
@@ -140,6 +140,13 @@ def test_a_file_that_is_no_trace_or_has_no_whole_text_is_named(folder: Path, tmp
         read_trace(put(file, [*rows, {**rows[0], "task": "other"}]))
     with pytest.raises(UserError, match="no prompt whose texts are all there"):
         read_trace(put(file, [row for row in rows if row["variant"] == "hf_generate"]))
+
+
+def test_the_example_of_the_documentation_can_be_read() -> None:
+    page = (ROOT / "docs" / "replay.md").read_text(encoding="utf-8")
+    step = read_step(json.loads(page.partition("```json\n")[2].partition("```")[0]))
+    assert [len(asked.tokens) for asked in step.reads] == [0, 1, 2]
+    assert step.reads[0].grows and step.rounds[0].accepted == 1
 
 
 def test_the_row_that_a_run_is_just_writing_is_left_alone(folder: Path, tmp_path: Path) -> None:
