@@ -114,6 +114,13 @@ class RunFolder:
             with disk("delete", file):
                 file.unlink(missing_ok=True)
 
+    def keep(self, rows: Sequence[Row]) -> None:
+        """Drop all other texts, with their traces."""
+        self.samples.rewrite(rows)
+        names = {text_key(row) for row in rows}
+        if traced := self.trace.rows():
+            self.trace.rewrite([row for row in traced if text_key(row) in names])
+
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Replace a JSON file in one step."""
         replace(self.path / name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -54,6 +54,8 @@ def rescore(path: Path, options: Sequence[str]) -> None:
         before = folder.read_json("summary.json")
         if not before:
             raise UserError(f"{path} has no summary.json: the command that began the run finishes it")
+        if before.get("replay"):
+            raise UserError(f"{path} is a replay: its texts are those of a trace, and are not graded")
         try:
             facts = facts_of(before)
         except KeyError as error:

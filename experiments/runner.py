@@ -260,14 +260,10 @@ def measure_energy(process: Process) -> None:
 
 def compacted(process: Process) -> list[Row]:
     """The rows that count; superseded ones are dropped."""
-    samples = process.plan.folder.samples
-    rows = samples.rows()
+    rows = process.plan.folder.samples.rows()
     kept = settled(rows, process.plan.cells)
     if len(kept) < len(rows):
-        samples.rewrite(kept)
-        names, trace = {text_key(row) for row in kept}, process.plan.folder.trace
-        if traced := trace.rows():
-            trace.rewrite([row for row in traced if text_key(row) in names])
+        process.plan.folder.keep(kept)
     return kept
 
 

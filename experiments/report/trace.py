@@ -161,7 +161,7 @@ def _trace(row: Row) -> VariantTrace:
     text = row.get("text")
     about = (len(row["token_ids"] or []), row["counts"]["target_forwards"] or 0, str(row["finish"]))
     if text is None:
-        return VariantTrace(row["variant"], (), *about, NOT_PUBLISHED)
+        return VariantTrace(row["variant"], (), *about, row.get("text_reason") or NOT_PUBLISHED)
     if "token_ends" not in row:
         older = "its rows are from a version that did not record where tokens end"
         raise UserError(f"no trace of {row['variant']}: {older}; measure again with fresh=true")
