@@ -23,11 +23,16 @@ def main(config: DictConfig) -> None:
     from experiments.settings import read_each
     from experiments.stopping import stoppable
     from experiments.sweep import failed
+    from mtad.parallel import is_follower, team
+    from mtad.shared import follow
 
+    if is_follower():
+        follow()
+        return
     drop_sweep_file()
     resumes = f"the same command{' without fresh=true' if config.get('fresh') else ''} resumes"
     try:
-        with stoppable(resumes):
+        with stoppable(resumes), team.together():
             each = read_each(config)
             (examine if each[0].doctor else run_all)(each)
         return

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-import torch
-
 from experiments.isolation import Watch, disturbances
 from experiments.journal import Row
 from experiments.plan import Plan
@@ -51,22 +49,22 @@ class Shelf:
         self._key: object = None
         self._pair: Pair | None = None
 
-    def take(self, blueprint: Blueprint, device: torch.device, engine: Mode, rows: int = 1) -> Pair:
+    def take(self, blueprint: Blueprint, engine: Mode, rows: int = 1) -> Pair:
         """The pair, with caches for `rows` texts, loaded unless it is the last one. Raises UserError."""
-        key = self._key_of(blueprint, device, engine, rows)
+        key = self._key_of(blueprint, engine, rows)
         if self._pair is None or self._key != key:
             self._pair = None  # two large pairs at once may not fit
             gc.collect()
             with at_once():
-                self._pair, self._key = blueprint.load(device, rows, engine), key
+                self._pair, self._key = blueprint.load(rows, engine), key
         return self._pair
 
-    def holds(self, blueprint: Blueprint, device: torch.device, engine: Mode, rows: int = 1) -> bool:
+    def holds(self, blueprint: Blueprint, engine: Mode, rows: int = 1) -> bool:
         """Whether the pair need not be loaded."""
-        return self._pair is not None and self._key == self._key_of(blueprint, device, engine, rows)
+        return self._pair is not None and self._key == self._key_of(blueprint, engine, rows)
 
-    def _key_of(self, blueprint: Blueprint, device: torch.device, engine: Mode, rows: int) -> object:
-        return str(blueprint.origins), blueprint.vocabulary, blueprint.eos, device, engine, rows
+    def _key_of(self, blueprint: Blueprint, engine: Mode, rows: int) -> object:
+        return str(blueprint.origins), blueprint.vocabulary, blueprint.eos, blueprint.placement, engine, rows
 
 
 shelf = Shelf()
@@ -84,7 +82,7 @@ class Bench:
         self.plan = plan
         self.provenance = provenance
         self.watch = watch
-        self.pair = shelf.take(plan.blueprint, plan.device, plan.settings.engine, plan.settings.rows)
+        self.pair = shelf.take(plan.blueprint, plan.settings.engine, plan.settings.rows)
         self.detokenise = speller(self.pair.tokenizer)
         rows = range(plan.settings.rows)
         self._rows = [(Session(self.pair.target, row), Session(self.pair.draft, row)) for row in rows]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.environment import cgroup_quota, nulls
+from mtad.parallel import team
 
 WINDOW_SECONDS = 0.5  # the kernel counts in steps of 10 ms on each core: over a shorter time a figure would be noise
 STALE_SECONDS = 2.0  # a gap after which a window does not reach back further
@@ -112,8 +113,16 @@ def _stat(proc: Path) -> dict[int, list[int]]:
 def _own_seconds(proc: Path) -> float:
     """CPU time of this process and of all its children, those that still run too."""
     ended = os.times()
-    running = sum(_ticks(proc, pid) for pid in descendants(proc, os.getpid())) / TICKS
+    running = sum(_ticks(proc, pid) for pid in companions(proc)) / TICKS
     return time.process_time() + ended.children_user + ended.children_system + running
+
+
+def companions(proc: Path) -> Iterable[int]:
+    """The numbers of all other processes that do this one's work: its children, and those that share its target."""
+    yield from descendants(proc, os.getpid())
+    for pid in team.pids:
+        yield pid
+        yield from descendants(proc, pid)
 
 
 def descendants(proc: Path, pid: int) -> Iterable[int]:

@@ -49,8 +49,17 @@ PLAIN = re.compile(r"(?i)[\d.,-]{1,32}|true|false|yes|no|on|off")
 SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "SLURM_CPUS_PER_TASK")
 
 
-def describe_process(process_id: str, started: str, device: torch.device) -> dict[str, Any]:
-    """What could make two measurements differ, as JSON data; `started` is the time of day in UTC."""
+def describe_process(
+    process_id: str, started: str, device: torch.device, placement: str | None = None, gpus: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What could make two measurements differ, as JSON data.
+
+    Args:
+        started: the time of day in UTC.
+        device: where the target takes its input.
+        placement: where the pair is, in words; None: all of it there.
+        gpus: in use, as torch calls them; none: the one that `device` is.
+    """
     gpu = _gpu(device)
     quota, unlimited = cgroup_quota()
     memory = _memory()
@@ -72,8 +81,9 @@ def describe_process(process_id: str, started: str, device: torch.device) -> dic
         **_instructions(),
         "torch_threads": torch.get_num_threads(),
         "torch": _torch(device),
-        "device": str(device),
+        "device": placement or str(device),
         **fact("gpu", gpu, "the run is on the CPU"),
+        "other_gpus": [{**gpu_facts(uuid), "torch_uuid": uuid} for uuid in gpus if gpu and uuid != gpu["torch_uuid"]],
         "variables": _variables(SPEED),
         "slurm": {name: int(value) for name in SLURM if (value := os.environ.get(name, "")).isdecimal()},
     }

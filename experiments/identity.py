@@ -9,8 +9,6 @@ from importlib.metadata import version
 from operator import itemgetter
 from typing import Any
 
-import torch
-
 from experiments.prompting import Prompting
 from experiments.records import stable_hash
 from experiments.redact import redact
@@ -29,7 +27,6 @@ def run_id(
     prompts: Sequence[Prompt],
     how: Prompting,
     encoded: Mapping[tuple[str, int], Sequence[int]],
-    device: torch.device,
 ) -> str:
     """A stable hash over decoders, sampling, weights, prompts and limits; not over code, places or names."""
     return stable_hash(
@@ -47,7 +44,7 @@ def run_id(
             "seed": settings.seed,
             "max_new_tokens": settings.max_new_tokens,
             "ignore_eos": settings.ignore_eos,
-            "device": str(device),
+            "device": str(blueprint.placement),
             "engine": settings.engine,
             "threads": settings.threads,
         }

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from experiments.cpu_load import TOO_SHORT, CpuLoad, descendants
+from experiments.cpu_load import TOO_SHORT, CpuLoad, companions
 from experiments.environment import PROC, allowed_cores, cgroup_quota, fact
 from mtad.meter.device import UnreadableError
 from mtad.meter.nvml import Gpu, find_gpu
@@ -168,7 +168,7 @@ class _Gpu:
     def strangers(self, device: torch.device) -> Strangers:
         """Other processes, from a list at most PROCESSES_SECONDS old."""
         if time.monotonic() - self._asked >= PROCESSES_SECONDS:
-            mine = {os.getpid(), *descendants(PROC, os.getpid())}
+            mine = {os.getpid(), *companions(PROC)}
             self._seen = strangers_on(self.found.processes(), mine, self.found.used_bytes(), _held(device))
             self._asked = time.monotonic()
         return self._seen

@@ -19,8 +19,10 @@ import torch
 
 from mtad.ending import Detokenise
 from mtad.errors import UserError
-from mtad.loading import ModelSpec, Origin, Source, find_model, read_tokenizer, read_weights, speller
+from mtad.loading import speller
 from mtad.model import CausalModel
+from mtad.sources import ModelSpec, Origin, Source, find_model, read_tokenizer
+from mtad.weights import read_weights
 
 NO_CONTEXT = "in the judge's own tokens nothing of the prompt stands before the output"
 NOT_FINITE = "the judge gives log-probabilities that are no finite numbers; a dtype with a wider range may mend that"

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from experiments.plan import Plan
 from experiments.prompting import looks_back
 from mtad.cache import TreeCache
 from mtad.errors import UserError
-from mtad.footprint import SCORED, WARPED, Reading, cache_bytes, count_weights, packed_bytes, spread, workspace
-from mtad.loading import Blueprint, Source
+from mtad.footprint import SCORED, WARPED, Reading, cache_bytes, packed_bytes, spread, workspace
+from mtad.loading import Blueprint
 from mtad.model import SCORE_BATCH_TOKENS
 from mtad.session import PREFILL_CHUNK, TREE_ROOM
+from mtad.sources import Source
 
 CLOSE = 0.95  # of the free memory: above, what torch keeps in reserve may not find room
 CPU = torch.device("cpu")
@@ -100,9 +101,7 @@ class Need:
 def forecast(plan: Plan, judge: Source | None = None, rows: int = 1) -> Need:
     """What a run of this plan takes, with `rows` texts that share a forward."""
     packs = plan.settings.engine != "eager"
-    return estimate(
-        plan.blueprint, longest_prompt(plan), plan.settings.max_new_tokens, rows, judge, plan.device, packs=packs
-    )
+    return estimate(plan.blueprint, longest_prompt(plan), plan.settings.max_new_tokens, rows, judge, packs)
 
 
 def estimate(
@@ -111,19 +110,16 @@ def estimate(
     max_new_tokens: int,
     rows: int = 1,
     judge: Source | None = None,
-    device: torch.device = CPU,
-    places: Mapping[str, Sequence[str]] | None = None,
     packs: bool = True,
-    ranks: int = 1,
 ) -> Need:
     """What a pair takes for texts of this length, by configurations alone.
 
     Args:
         rows: texts that share a forward, at most.
-        device: of all models but those in `places`.
-        places: by model (target, draft) the name of a device for each layer.
         packs: forwards are recorded, which on a CPU copies weights.
-        ranks: processes that share the target's layers; the need is then that of one of them.
+
+    Returns:
+        Where processes share the target's layers, the need of one of them.
     """
     text = longest_prompt + max_new_tokens
     room = text + TREE_ROOM
@@ -135,21 +131,24 @@ def estimate(
     spaces: dict[str, int] = {}
     held: Counter[str] = Counter()
     beside: Counter[str] = Counter()
-    recorded = 0
+    recorded, place = 0, blueprint.placement
     for role, source in sources.items():
-        shares = ranks if role == "target" else 1
-        parts, cached = count_weights(source.config, source.dtype, *_quantized(source), shares), 0
+        shares = place.ranks if role == "target" else 1
+        parts, cached = source.parts(shares), 0
         weights[role] = parts.total
         spaces[role] = _workspace(source, rows, room, text, max_new_tokens, judged=role == "judge")
         if role != "judge":  # which reads without a cache
             cached = rows * cache.capacity * cache_bytes(source.config, source.dtype, shares)
             caches[role] = cached * len(parts.layers)
-            if packs and device.type == "cpu" and _quantized(source) == (None, None):
+            if packs and place.device.type == "cpu" and shares == 1 and not source.quantization:
                 recorded += packed_bytes(source.config, source.dtype)
-        where = spread(parts, cached, (places or {}).get(role) or [str(device)] * len(parts.layers))
+        own = place.device if role == "target" else place.draft
+        layers = (blueprint.layers if role == "target" else []) or [own] * len(parts.layers)
+        where = spread(parts, cached, list(map(str, layers)))
         held.update(where)
         beside |= Counter(dict.fromkeys(where, spaces[role]))  # the larger one
-    by_device = {name: size + beside[name] + (recorded if name == str(device) else 0) for name, size in held.items()}
+    held[str(place.device)] += recorded
+    by_device = {name: size + beside[name] for name, size in held.items()}
     return Need(weights, caches, spaces, recorded, by_device, rows, room, cache.capacity)
 
 
@@ -160,14 +159,8 @@ def _workspace(source: Source, rows: int, room: int, text: int, new: int, judged
     scores = Reading(1, max(SCORE_BATCH_TOKENS, text), text, together * new, new * SCORED)
     rounds = Reading(rows, TREE_ROOM, room, rows * TREE_ROOM, rows * TREE_ROOM * WARPED)
     readings = [scores] if judged else [Reading(1, chunk, room, chunk, 0), rounds, scores]
-    bits, _ = _quantized(source)
+    bits = source.quantization.bits if source.quantization else None
     return max(workspace(source.config, source.dtype, reading, bits).peak for reading in readings)
-
-
-def _quantized(source: Source) -> tuple[int | None, str | None]:
-    """Bits of the linear layers, and by which quantizer; None of a model that is not quantized."""
-    found = getattr(source, "quantization", None)
-    return (found.bits, found.quantizer) if found else (None, None)
 
 
 def longest_prompt(plan: Plan) -> int:

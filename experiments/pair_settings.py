@@ -9,7 +9,7 @@ from experiments import groups
 from experiments.build import construct
 from mtad.errors import UserError
 from mtad.folders import find_folder
-from mtad.loading import ModelSpec
+from mtad.sources import ModelSpec
 
 ROLES = ("target", "draft")
 
@@ -38,7 +38,7 @@ def model_of(config: object, role: str) -> ModelSpec:
 
 
 def model_name(*specs: ModelSpec) -> str:
-    """The YAML's name as long as the pair is the YAML's, else the names of its two models; random weights are named."""
+    """The YAML's name as long as the pair is the YAML's, else the names of its two models; and how it differs."""
     chosen = groups.choice("model")
     asked = [spec.path or spec.id for spec in specs]
     original = groups.load("model", chosen)
@@ -46,10 +46,15 @@ def model_name(*specs: ModelSpec) -> str:
         name = chosen
     else:
         name = "+".join(find_folder(name).resolve().name if name else "none" for name in asked)
-    marks = [f"-{spec.weights}{f'-{spec.scale}' if spec.scale else ''}" if spec.weights else "" for spec in specs]
+    marks = ["".join(f"-{mark}" for mark in _marks(spec)) for spec in specs]
     if len(set(marks)) == 1:
         return name + marks[0]
     return name + "".join(f"{mark}-{role}" for mark, role in zip(marks, ROLES, strict=True) if mark)
+
+
+def _marks(spec: ModelSpec) -> list[str]:
+    """What a model is other than what its name says."""
+    return [mark for mark in (spec.weights, spec.scale, f"{spec.bits}bit" if spec.bits else None) if mark]
 
 
 def judge(config: object) -> ModelSpec | None:

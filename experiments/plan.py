@@ -22,10 +22,11 @@ from experiments.stopping import at_once
 from experiments.task import Prompt
 from experiments.threads import set_threads
 from experiments.variants import Variant
-from mtad.decoder import Decoder
+from mtad.decoder import Decoder, Engine
 from mtad.ending import Limits
 from mtad.errors import UserError
-from mtad.loading import Blueprint, find_device, inspect_pair
+from mtad.loading import Blueprint, inspect_pair
+from mtad.placement import Placement, find_placement
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ class Plan:
 
     settings: Settings
     blueprint: Blueprint
-    device: torch.device
     prompts: Sequence[Prompt]
     too_long: list[str]
     prompting: Prompting
@@ -74,6 +74,16 @@ class Plan:
         """Token ids of a turn, after what the decoder has answered to those before."""
         known = self.encoded.get((prompt.id, turn))
         return self.prompting.encode(prompt, turn, answers) if known is None else known
+
+    @property
+    def placement(self) -> Placement:
+        """Where the pair goes."""
+        return self.blueprint.placement
+
+    @property
+    def device(self) -> torch.device:
+        """Where the target takes its input."""
+        return self.placement.device
 
     @property
     def labels(self) -> list[str]:
@@ -126,24 +136,26 @@ def split(settings: Settings, held: int) -> tuple[Settings, Settings]:
 @at_once()
 def prepare(settings: Settings) -> Plan:
     """Find the models, take the prompts, and check that they fit. Raises UserError."""
-    device = find_device(settings.device)
+    placement = find_placement(settings.device, settings.device_map, settings.draft_device, settings.tp_plan)
     set_threads(settings.threads)  # before anything is computed
     for variant in settings.variants:
         if reason := missing({"_target_": variant.target}):
             raise UserError(f"decoder {variant.name} cannot run here: {reason}")
-    return plan_of(settings, inspect_pair(settings.target, settings.draft, settings.dtype, device), device)
+        if placement.ranks > 1 and isinstance(variant.decoder, Engine):
+            raise UserError(f"{variant.name} is an engine, which tp_plan=auto cannot lead: leave it out")
+    return plan_of(settings, inspect_pair(settings.target, settings.draft, settings.dtype, placement))
 
 
-def plan_of(settings: Settings, blueprint: Blueprint, device: torch.device) -> Plan:
+def plan_of(settings: Settings, blueprint: Blueprint) -> Plan:
     """What is to be asked of a pair that was found: the prompts, checked to fit. Raises UserError."""
     everything = settings.task.prompts()
     _check_ids(settings.task_name, everything)
     positions = blueprint.max_positions
     how = prompting(settings.task, blueprint.tokenizer, settings.chat, positions - settings.max_new_tokens)
     prompts, encoded, too_long = _taken(everything[settings.skip :], settings, how, positions)
-    name = run_id(settings, blueprint, prompts, how, encoded, device)
+    name = run_id(settings, blueprint, prompts, how, encoded)
     folder = RunFolder(settings.results_dir / settings.name / name)
-    return Plan(settings, blueprint, device, prompts, too_long, how, encoded, name, folder)
+    return Plan(settings, blueprint, prompts, too_long, how, encoded, name, folder)
 
 
 class TooLongError(UserError):

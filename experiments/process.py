@@ -26,7 +26,7 @@ from experiments.redact import redact
 from experiments.rows import Provenance
 from mtad.errors import UserError
 from mtad.meter.meter import Meter, open_meter
-from mtad.meter.visible import torch_uuids
+from mtad.placement import gpus_in_use
 
 
 class Process:
@@ -43,9 +43,9 @@ class Process:
         self.plan = plan
         self.id = f"{os.getpid()}-{uuid4().hex[:12]}"
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.watch = Watch(plan.device)
+        self.watch = Watch(plan.device, gpus_in_use(plan.placement))
         self.meter, self.no_energy = find_meter(plan)
-        self.judge = find_judge(plan.settings.judge, plan.device) if plan.settings.judge else None
+        self.judge = find_judge(plan.settings.judge, plan.placement.draft) if plan.settings.judge else None
         self.began = False
         self._peaks: dict[str, int | None] = {}
         if not sys.stderr.isatty():
@@ -84,7 +84,7 @@ class Process:
         for finding in self.watch.before():
             self.disturbed(finding.message)
         plan = self.plan
-        loaded = shelf.holds(plan.blueprint, plan.device, plan.settings.engine, plan.settings.rows)
+        loaded = shelf.holds(plan.blueprint, plan.settings.engine, plan.settings.rows)
         for line in self.need.say(plan.device, loaded):
             say(line)
         start_peak(plan.device)
@@ -104,8 +104,8 @@ class Process:
         if plan.settings.fresh:
             plan.folder.clear()
         self.began = True
-        machine = describe_process(self.id, self.started, plan.device)
-        described = [machine["gpu"]["uuid"]] if machine["gpu"] else []
+        machine = describe_process(self.id, self.started, plan.device, str(plan.placement), gpus_in_use(plan.placement))
+        described = [gpu["uuid"] for gpu in (machine["gpu"], *machine["other_gpus"]) if gpu]
         here = {
             **machine,
             **fact("meter", self.meter.describe(described) if self.meter else None, self.no_energy),
@@ -151,7 +151,7 @@ def find_meter(plan: Plan) -> tuple[Meter | None, str | None]:
     if settings.energy is None and not on_gpu:
         return None, "measured by default on GPUs only; energy=true asks for the processor's own counter"
     options = {key: value for key, value in asdict(settings.meter).items() if key in ("gpus", "rapl", "hertz", "zeus")}
-    meter = open_meter(torch_uuids=torch_uuids(plan.device), **options)
+    meter = open_meter(torch_uuids=gpus_in_use(plan.placement), **options)
     # A GPU's run without its GPU's joules would pass the processor's off as the whole.
     absent = meter.reasons.get("gpu") if on_gpu else meter.absent
     if absent and settings.energy:

@@ -132,7 +132,7 @@ def measure(process: Process) -> None:
         return
     _check_code(plan, rows)
     plan.settings.task.check()
-    say(f"{len(prompts)} prompts, {len(plan.labels)} variants on {plan.device}: {folder.path}")
+    say(f"{len(prompts)} prompts, {len(plan.labels)} variants on {plan.placement}: {folder.path}")
     bench = process.bench
     process.begin()
     total = sum(map(len, plan.cells.values()))
@@ -182,7 +182,7 @@ def judge(process: Process) -> None:
     say(f"{len(rows)} texts for the judge {source.origin.folder or source.origin.id}")
     process.begin()
     with at_once():
-        reader = load_judge(source, plan.blueprint.tokenizer, plan.device)
+        reader = load_judge(source, plan.blueprint.tokenizer, plan.placement.draft)
     for _, group in groupby(rows, plan.context):
         texts = list(group)
         with at_once():

@@ -24,9 +24,9 @@ from experiments.tracker import Tracker, make_tracker
 from experiments.variants import ALL, Variant, listed, make_variants
 from mtad.errors import UserError, first_line
 from mtad.folders import find_folder
-from mtad.loading import ModelSpec
 from mtad.options import one_of
 from mtad.recorded import Mode
+from mtad.sources import ModelSpec
 
 
 @dataclass(frozen=True)

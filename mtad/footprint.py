@@ -19,9 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from mtad.packed import LARGEST_BYTES, SMALLEST
+from mtad.quantization import GROUP
 
 DEFAULT_QUANTIZER = "torchao"
-GROUP = 128  # numbers that share a scale in torchao's 4 bit, whose matrices are padded to whole tiles
 TILE = (8, 1024)
 BLOCK = 64  # and in nf4 of bitsandbytes
 SCORED = 8 + 8  # bytes of a logit as it is scored: in float64, and its log-probability

@@ -15,6 +15,7 @@ from mtad.feeds import Feed, Together, span_of
 from mtad.fused import Drafts, Program
 from mtad.graphs import Graphs
 from mtad.growth import Growth
+from mtad.quantization import is_quantized
 from mtad.recorded import CannotRecordError, Eager, Forward, Mode, Step, Traced
 
 # How far a logit may move when the same text is read in another shape, by the type of the weights; measured on the
@@ -43,6 +44,7 @@ class CausalModel:
         lm: the Hugging Face model, in evaluation mode.
         vocabulary: how many logits are real; padded rows of the embedding are sliced off.
         device: where the model takes its input.
+        devices: all that hold weights; logits come from the last.
         max_positions: the longest text that it takes, in tokens.
         tolerance: see `TOLERANCE`.
     """
@@ -50,6 +52,7 @@ class CausalModel:
     def __init__(self, lm: PreTrainedModel, vocabulary: int, rows: int = 1, engine: Mode = "auto") -> None:
         self.lm = lm.eval().requires_grad_(False)  # a trace would keep what gradients need
         self.device: torch.device = lm.device  # which looks through its parameters, and is asked for often
+        self.devices = _devices(lm)
         self.vocabulary = vocabulary
         self.max_positions: int = lm.config.max_position_embeddings
         self.tolerance = TOLERANCE.get(lm.dtype, 0.5)
@@ -76,8 +79,10 @@ class CausalModel:
         self._to_record = False
         step = self._forward.step
         try:
-            if len({weight.device for weight in self.lm.parameters()}) > 1:
+            if len(self.devices) > 1:
                 raise CannotRecordError("its weights are on several devices")
+            if is_quantized(self.lm) and self.device.type == "cpu":
+                raise CannotRecordError("its weights are quantized")
             recorded = Graphs if self.device.type == "cuda" else Traced
             self._forward = recorded(step, tuple(self.cache.slabs.values()))
         except CannotRecordError as error:
@@ -147,13 +152,14 @@ class CausalModel:
                 self._forward.forget()
 
     def synchronise(self) -> None:
-        """Wait for the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        """Wait for the devices."""
+        for device in self.devices:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
 
     def mark(self) -> Mark:
-        """A mark in the device's time."""
-        return mark(self.device)
+        """A mark in the time of the device that a forward ends on."""
+        return mark(self.devices[-1])
 
     def score(
         self, texts: Sequence[tuple[Sequence[int], Sequence[int]]], batch_tokens: int = SCORE_BATCH_TOKENS
@@ -196,6 +202,12 @@ class CausalModel:
             input_ids=ids, position_ids=places, attention_mask=mask, use_cache=False, logits_to_keep=keep
         ).logits
         return [logits[i, keep - len(output) :, : self.vocabulary] for i, (_, output) in enumerate(texts)]
+
+
+def _devices(lm: PreTrainedModel) -> list[torch.device]:
+    """Those that hold weights, each once, the one that logits come from last."""
+    last = lm.get_output_embeddings().weight.device
+    return [*dict.fromkeys(weight.device for weight in lm.parameters() if weight.device != last), last]
 
 
 def _devices_of_layers(lm: PreTrainedModel) -> list[torch.device]:

@@ -28,6 +28,7 @@ SHAPES = PACKAGE / "shapes"
 SEED = 0
 SCALES = ("debug",)
 DEBUG_LAYERS = DEBUG_HEADS = 2
+DEBUG_MULTIPLE = 64
 LOGITS = 4.0  # their standard deviation over the vocabulary
 LAST_NORMS = ("model.norm.weight", "model.decoder.final_layer_norm.weight")
 
@@ -70,11 +71,14 @@ def find_shape(key: str, hub_id: str | None, scale: str | None = None) -> Shape:
 
 
 def _shrunk(numbers: dict[str, Any]) -> dict[str, Any]:
-    """Two layers and two heads of the same size, grouped if they were; the feed-forward layer in proportion."""
+    """Two layers and two heads of the same size, grouped if they were; the feed-forward layer in proportion.
+
+    Widths are rounded up to what kernels of quantized weights divide by.
+    """
     heads = numbers["num_attention_heads"]
     for key in ("hidden_size", "word_embed_proj_dim", "intermediate_size", "ffn_dim"):
         if key in numbers:
-            numbers[key] = numbers[key] * DEBUG_HEADS // heads
+            numbers[key] = -(-numbers[key] * DEBUG_HEADS // heads // DEBUG_MULTIPLE) * DEBUG_MULTIPLE
     if "num_key_value_heads" in numbers:
         numbers["num_key_value_heads"] = DEBUG_HEADS if numbers["num_key_value_heads"] == heads else 1
     return {**numbers, "num_attention_heads": DEBUG_HEADS, "num_hidden_layers": DEBUG_LAYERS}

@@ -16,9 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mtad.errors import UserError
 from mtad.folders import check_weights, content_hash
-from mtad.loading import CONTENT, ModelSpec, Pair, load_pair
+from mtad.loading import Pair, load_pair
 from mtad.serving import serve
 from mtad.session import Session
+from mtad.sources import CONTENT, ModelSpec
 from mtad.tree import Tree
 from tests.checkpoints import (
     SAFE_INDEX,

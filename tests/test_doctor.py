@@ -146,7 +146,7 @@ def test_a_folder_without_weights_hides_nothing_of_the_draft(doctor: Doctor, sav
 
 def test_models_are_looked_for_once_for_several_tasks(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("mtad.loading.commit_of", lambda *wanted: asked.append(wanted) or "c" * 40)
+    monkeypatch.setattr("mtad.sources.commit_of", lambda *wanted: asked.append(wanted) or "c" * 40)
     findings = doctor("model=llama2-7b", "tasks=[toy,{task: talk, refuses: true}]")
     assert len(asked) == 2
     assert findings["task (toy)"].verdict == "ok" and findings["task (talk)"].verdict == "fails"
@@ -155,14 +155,23 @@ def test_models_are_looked_for_once_for_several_tasks(doctor: Doctor, monkeypatc
 
 def test_what_else_would_end_a_run_is_found(doctor: Doctor, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    findings = doctor("chat=true", "device=cuda:77", "tp_plan=auto", f"results_dir={tmp_path / 'file' / 'results'}")
-    assert failed(findings) == {"prompting", "device", "placement", "results"}
-    assert "torchrun" in findings["placement"].advice
+    findings = doctor("chat=true", "device=cuda:77", f"results_dir={tmp_path / 'file' / 'results'}")
+    assert failed(findings) == {"prompting", "device", "results"}
+    assert "torchrun" in doctor("tp_plan=auto")["placement"].found
 
 
 def test_opt_is_refused_tensor_parallelism_and_told_of_device_map(doctor: Doctor) -> None:
-    finding = doctor("model=opt-13b", "tp_plan=auto")["placement"]
-    assert finding.verdict == "fails" and "device_map" in finding.found + finding.advice
+    finding = doctor("model=opt-13b", "tp_plan=auto")["tp_plan"]
+    assert finding.verdict == "fails" and "device_map=auto" in finding.found
+
+
+def test_bits_make_the_weights_smaller_by_the_shape_and_unknown_ones_are_named(doctor: Doctor) -> None:
+    findings = doctor("model=llama2-70b", "model.target.bits=8")
+    assert (
+        findings["target: bits"].found.startswith("int8 weights (torchao") and "weights 69" in findings["memory"].found
+    )
+    findings = doctor("model.target.bits=3")
+    assert failed(findings) == {"target: bits"} and "not 3" in findings["target: bits"].found
 
 
 def test_only_what_is_not_in_the_cache_is_to_be_downloaded(
@@ -175,7 +184,7 @@ def test_only_what_is_not_in_the_cache_is_to_be_downloaded(
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("c" * 40)
     monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: ModelInfo(id="us/ours", siblings=siblings))
-    monkeypatch.setattr("mtad.loading.AutoConfig.from_pretrained", lambda *_, **__: AutoConfig.for_model("llama"))
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: AutoConfig.for_model("llama"))
     wanted = ("model.target.id=us/ours", "model.target.path=null")
     assert doctor(*wanted)["disk"].found.startswith("3.0 GB to be downloaded")
     (snapshot / str(siblings[1]["rfilename"])).write_text("")
@@ -259,13 +268,6 @@ def test_the_command_ends_in_the_table_and_its_exit_code(
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 100 and "-> lower max_new_tokens" in printed
     assert not list(tmp_path.iterdir())
-
-
-def test_of_several_processes_one_prints(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(sys, "argv", ["run.py", "doctor=true", "model=llama2-70b"])
-    entry.main()
-    assert not capsys.readouterr().out
 
 
 def test_threads_are_those_of_the_run(doctor: Doctor) -> None:

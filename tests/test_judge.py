@@ -18,7 +18,7 @@ from experiments import judge
 from experiments.judge import Judge, Judged, find_judge, load_judge
 from experiments.quality import quality
 from mtad.errors import UserError
-from mtad.loading import ModelSpec
+from mtad.sources import ModelSpec
 from tests.checkpoints import POSITIONS, save_model, save_tokenizer
 from tests.fakes import VOCABULARY, llama
 from tests.toy import WORDS

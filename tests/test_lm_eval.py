@@ -26,9 +26,10 @@ from mtad.ending import Limits
 from mtad.errors import UserError
 from mtad.generate import generate
 from mtad.law import Sampling
-from mtad.loading import ModelSpec, load_pair, speller
+from mtad.loading import load_pair, speller
 from mtad.luck import Luck
 from mtad.session import Session
+from mtad.sources import ModelSpec
 from tests.checkpoints import POSITIONS
 from tests.helpers import from_yaml
 from tests.toy import ROOT, WORDS

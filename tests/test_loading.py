@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from mtad import hub, loading
+from mtad import hub, sources
 from mtad.errors import UserError
 from mtad.folders import content_hash, find_folder
-from mtad.loading import ModelSpec, find_device, inspect_pair, load_pair
+from mtad.loading import inspect_pair, load_pair
+from mtad.placement import find_device
+from mtad.sources import ModelSpec
 from tests.checkpoints import POSITIONS, save_tokenizer
 from tests.toy import ROOT, WORDS
 
@@ -130,19 +132,19 @@ def test_a_file_that_may_not_be_read_is_one_line(own_pair: Path, monkeypatch: py
     def refuse(*_: object) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(loading, "content_hash", refuse)
+    monkeypatch.setattr(sources, "content_hash", refuse)
     with pytest.raises(UserError, match=r"cannot read the files of target .*Permission denied"):
         inspect_pair(*specs(own_pair))
 
 
 def test_too_little_memory_is_one_line(saved_pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
 
     blueprint = inspect_pair(*specs(saved_pair))
-    monkeypatch.setattr(PreTrainedModel, "to", refuse)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", refuse)
     with pytest.raises(UserError, match=r"^target .* does not fit on cpu: CUDA out of memory.$"):
-        blueprint.load(torch.device("cpu"))
+        blueprint.load()
 
 
 def test_tied_embeddings_are_not_missed(own_pair: Path) -> None:

@@ -18,7 +18,9 @@ from experiments.plan import Plan, prepare
 from experiments.prompting import looks_back
 from experiments.rows import Provenance
 from experiments.runner import run
+from mtad import loading
 from mtad.errors import UserError
+from mtad.placement import Placement
 from tests.toy import WORDS, settings_of, toy_settings
 
 CPU = torch.device("cpu")
@@ -152,8 +154,9 @@ def test_layers_over_two_devices_are_summed_for_each_and_the_fuller_one_refuses(
     assert alone.by_device == {"cpu": alone.total}
     weights, caches = sum(alone.weights.values()), sum(alone.caches.values())
     assert alone.total == weights + caches + max(alone.workspace.values())
-    places = {"target": ["cuda:0", "cuda:1"], "draft": ["cuda:1"]}
-    parted = estimate(blueprint, 20, 30, packs=False, places=places)
+    first, last = torch.device("cuda:0"), torch.device("cuda:1")
+    monkeypatch.setattr(loading, "_share", lambda device: 1.0)
+    parted = estimate(replace(blueprint, placement=Placement((first, last), last)), 20, 30, packs=False)
     assert parted.weights == alone.weights and list(parted.by_device) == ["cuda:0", "cuda:1"]
     assert parted.total == weights + caches + 2 * max(alone.workspace.values())  # each device needs its own
     second = parted.by_device["cuda:1"]
@@ -164,7 +167,8 @@ def test_layers_over_two_devices_are_summed_for_each_and_the_fuller_one_refuses(
 
 def test_processes_that_share_the_target_hold_half_of_its_layers_each(planned: Callable[..., Plan]) -> None:
     blueprint = planned().blueprint
-    one, half = estimate(blueprint, 20, 30), estimate(blueprint, 20, 30, ranks=2)
+    shared = replace(blueprint, placement=Placement((CPU,), CPU, 2))
+    one, half = (estimate(asked, 20, 30) for asked in (blueprint, shared))
     assert half.caches["target"] == one.caches["target"] / 2 and half.caches["draft"] == one.caches["draft"]
     assert one.weights["target"] / 2 < half.weights["target"] < one.weights["target"]  # norms and embeddings are whole
 

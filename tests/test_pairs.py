@@ -12,8 +12,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments.runner import run
-from mtad.loading import ModelSpec, inspect_pair
+from mtad.loading import inspect_pair
 from mtad.random_weights import SHAPES, find_shape
+from mtad.sources import ModelSpec
 from tests.toy import ROOT, settings_of
 
 ROLES = ("target", "draft")

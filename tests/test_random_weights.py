@@ -22,8 +22,9 @@ from experiments.runner import run
 from experiments.table import print_table
 from mtad import hub
 from mtad.errors import UserError
-from mtad.loading import Blueprint, ModelSpec, inspect_pair, speller
+from mtad.loading import Blueprint, inspect_pair, speller
 from mtad.random_weights import LAST_NORMS, SHAPES, find_shape, random_model
+from mtad.sources import ModelSpec
 from tests.test_run import options
 from tests.toy import ROOT, settings_of
 
@@ -149,13 +150,13 @@ def test_a_random_pair_is_found_without_the_hub_and_says_what_it_is(monkeypatch:
         raise AssertionError("no access to the hub is needed")
 
     monkeypatch.setattr(hub, "commit_of", refuse)
-    monkeypatch.setattr("mtad.loading.commit_of", refuse)
+    monkeypatch.setattr("mtad.sources.commit_of", refuse)
     found = pair(dtype="bf16")
     origin = found.origins["target"]
     assert (origin.id, origin.folder, origin.dtype) == (None, None, "bfloat16")
     assert origin.random == "meta-llama/Llama-2-70b-hf, debug size" and str(origin.sha256).endswith("seed 0")
     assert (found.vocabulary, found.eos, found.max_positions) == (32000, {2}, 2048)
-    loaded = found.load(CPU)
+    loaded = found.load()
     assert loaded.target.lm.dtype == torch.bfloat16 and loaded.target.vocabulary == 32000
     assert inspect_pair(drawn("meta-llama/Llama-3.1-8B"), drawn("meta-llama/Llama-3.2-1B")).eos == {128001}
 

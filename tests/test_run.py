@@ -22,7 +22,8 @@ from experiments.settings import Settings
 from mtad.decoder import Engine, RoundDecoder, WholeDecoder
 from mtad.errors import UserError
 from mtad.folders import content_hash
-from mtad.loading import ModelSpec, inspect_pair
+from mtad.loading import inspect_pair
+from mtad.sources import ModelSpec
 from tests.conftest import PythonRun
 from tests.toy import ROOT, Toy, composed, settings_of, toy_settings
 

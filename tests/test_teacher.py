@@ -17,8 +17,9 @@ import torch
 
 from experiments.tasks.sql import Sql
 from experiments.teacher import Forced, figures, force, windows
-from mtad.loading import ModelSpec, find_model, read_tokenizer, read_weights
 from mtad.model import CausalModel, Scored
+from mtad.sources import ModelSpec, find_model, read_tokenizer
+from mtad.weights import read_weights
 from tests.fakes import llama, opt
 
 TINY = Path(__file__).parents[1] / "mtad" / "tiny" / "target"

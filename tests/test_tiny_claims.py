@@ -19,9 +19,10 @@ from experiments.tasks.sql import Sql
 from mtad.ending import Limits
 from mtad.generate import Output, generate
 from mtad.law import Sampling
-from mtad.loading import ModelSpec, Pair, load_pair
+from mtad.loading import Pair, load_pair
 from mtad.luck import Luck
 from mtad.session import Session
+from mtad.sources import ModelSpec
 from tests.fakes import Recomputed
 from tests.helpers import DECODERS, LOSSLESS, from_yaml
 from tests.laws import chi_square, marginal

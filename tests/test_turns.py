@@ -107,7 +107,7 @@ def test_the_target_reads_the_tasks_own_texts_once(results: Path, saved_pair: Pa
     records, found = lines(results, "teacher.jsonl"), summary(results)["teacher_forced"]
     assert [record["id"] for record in records] == ["talk/two", "talk/told"]
     plan = prepare(talk(saved_pair, tmp_path))
-    pair = plan.blueprint.load(plan.device)
+    pair = plan.blueprint.load()
     text = plan.settings.task.reference(plan.prompts[1])
     assert text is not None
     direct = force(pair.target, plan.prompting.ids, "talk/two", text)

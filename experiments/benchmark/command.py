@@ -20,7 +20,7 @@ from experiments.redact import redact
 from experiments.settings import Settings
 from experiments.threads import set_threads
 from mtad.errors import UserError
-from mtad.loading import find_device
+from mtad.placement import find_device
 
 Section = Callable[[Settings, BenchOptions], dict[str, Any]]
 MEASURE: dict[str, Section] = {

@@ -32,7 +32,7 @@ Seconds = dict[tuple[str, str, str], np.ndarray]  # engine, role, pace -> [repet
 def timed(plan: Plan, options: BenchOptions) -> dict[str, Any]:
     """Time the reads of the plan's pair. Raises UserError."""
     check_room(plan.blueprint.max_positions, options.context, options.nodes)
-    pair = shelf.take(plan.blueprint, plan.device, plan.settings.engine)
+    pair = shelf.take(plan.blueprint, plan.settings.engine)
     models = {name: _engine(name, pair.target, pair.draft) for name in options.engines}
     say(f"timing reads of {len(options.nodes)} sizes, {options.repeats} times, engines {', '.join(models)}")
     watch = Watch(plan.device)

@@ -73,7 +73,7 @@ class Study:
         foreign = incomparable(self.rows, plan.folder.read_json("environment.json").get("processes", []), here)
         context, origin = self.context()
         timed = mean_context(context, options.nodes)
-        pair = plan.blueprint.load(plan.device, 1, plan.settings.engine)
+        pair = plan.blueprint.load(1, plan.settings.engine)
         prompt = plan.encoded[plan.prompts[0].id, 0]
         ours = [variant.label for variant in self.modelled]
         tallies = {label: tally(of_variant(self.rows, label)) for label in ours} if self.rows else {}

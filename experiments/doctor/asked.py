@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from experiments.build import missing
 from experiments.doctor.finding import Finding, tried
 from experiments.doctor.models import KnownPair
@@ -33,7 +31,7 @@ class Asked:
     findings: tuple[Finding, ...]
 
 
-def ask(settings: Settings, pair: KnownPair, device: torch.device) -> Asked:
+def ask(settings: Settings, pair: KnownPair) -> Asked:
     """Put the task's prompts to the pair's tokenizer, or to a stand-in, whose lengths are estimates."""
     prompts = tried("prompts", lambda: f"{_taken(settings)} of task {settings.task_name}")
     grades = tried("task", lambda: _graded(settings))
@@ -48,7 +46,7 @@ def ask(settings: Settings, pair: KnownPair, device: torch.device) -> Asked:
     if pair.estimated:  # other tokens than the pair's: nothing is refused for their number
         settings = replace(settings, skip_long=True, chat=False)
     try:
-        plan = plan_of(settings, pair.blueprint, device)
+        plan = plan_of(settings, pair.blueprint)
     except TooLongError as error:
         return Asked(None, None, (*fixed, Finding("positions", "fails", str(error))))
     except UserError as error:

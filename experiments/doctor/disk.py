@@ -17,7 +17,7 @@ from experiments.doctor.models import Known, published_facts
 from experiments.memory_report import spoken
 from mtad.dtypes import DTYPES
 from mtad.hub import TIMEOUT_SECONDS
-from mtad.loading import Source
+from mtad.sources import Source
 
 FILES = ("model*.safetensors", "pytorch_model*.bin")  # the first kind that there is will be read
 SINGLE = ("model.safetensors", "pytorch_model.bin")

@@ -15,7 +15,7 @@ from experiments import groups
 from experiments.doctor.asked import ask, decoders, results
 from experiments.doctor.disk import disk
 from experiments.doctor.finding import Finding, failing, print_findings
-from experiments.doctor.machine import bits, device_of, memory, meter, placement
+from experiments.doctor.machine import memory, meter, place, shared
 from experiments.doctor.models import ROLES, Known, attention, know, know_pair
 from experiments.doctor.slurm import Use, slurm
 from experiments.settings import Settings
@@ -25,12 +25,7 @@ from mtad.errors import UserError
 
 
 def examine(each: Sequence[Settings]) -> None:
-    """Print what every check finds. Raises UserError if one fails.
-
-    Of processes that torchrun has started, the first does it for all.
-    """
-    if os.environ.get("RANK", "0") != "0":
-        return
+    """Print what every check finds. Raises UserError if one fails."""
     findings = diagnose(each)
     print_findings(f"doctor: {each[0].model}, {', '.join(settings.task_name for settings in each)}", findings)
     if failed := failing(findings):
@@ -43,23 +38,23 @@ def diagnose(each: Sequence[Settings]) -> list[Finding]:
     """What every check finds; models are looked for once for all tasks."""
     first = each[0]
     set_threads(first.threads)
-    device, on_device = device_of(first)
-    pair = know_pair(first.target, first.draft, first.dtype, device)
-    judge = know("judge", first.judge, None, device, "judge") if first.judge else None
+    placement, on_devices = place(first)
+    pair = know_pair(first.target, first.draft, first.dtype, placement)
+    judge = know("judge", first.judge, None, placement.draft, "judge") if first.judge else None
     models = [*pair.models.values(), *([judge] if judge else [])]
     findings = [_with_gate(finding, known) for known in models for finding in known.findings]
-    findings += [pair.vocabulary, disk(models), on_device, *placement(first, pair), *bits(pair)]
-    asked = [ask(settings, pair, device) for settings in each]
+    findings += [pair.vocabulary, disk(models), *on_devices, *shared(first, pair, placement)]
+    asked = [ask(settings, pair) for settings in each]
     needs = []
     for settings, its in zip(each, asked, strict=True):
-        fits, need = memory(settings, pair, its.plan, judge.source if judge else None, device)
+        fits, need = memory(settings, pair, its.plan, judge.source if judge else None, placement.device)
         title = f" ({settings.task_name})" if len(each) > 1 else ""
         findings += [replace(finding, check=finding.check + title) for finding in (*its.findings, fits)]
         needs.append(need.total if need else 0)
     findings += attention(pair, max((its.longest for its in asked if its.longest), default=None))
     if pair.refusal and not any(pair.refusal in finding.found for finding in findings):
         findings.append(Finding("pair", "fails", pair.refusal))
-    on_gpu = device.type == "cuda"
+    on_gpu = placement.device.type == "cuda"
     use = Use(torch.cuda.device_count(), on_gpu, torch.get_num_threads(), None if on_gpu else max(needs))
     findings += [meter(next((its.plan for its in asked if its.plan), None)), *slurm(os.environ, use)]
     return [*findings, decoders(first.variants, first.left_out), results(first.results_dir)]

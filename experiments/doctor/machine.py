@@ -1,94 +1,56 @@
-"""The machine against what a run would take of it: devices and backends, memory, the meter of energy."""
+"""The machine against what a run would take of it: devices, memory, the meter of energy."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
+from collections.abc import Iterator
 
 import torch
 
-from experiments.doctor.finding import Finding
-from experiments.doctor.models import Known, KnownPair
+from experiments.doctor.finding import Finding, tried
+from experiments.doctor.models import KnownPair
 from experiments.memory import Need, estimate, forecast
 from experiments.memory_report import spoken
 from experiments.plan import Plan
 from experiments.process import find_meter
 from experiments.settings import Settings
 from mtad.errors import UserError
-from mtad.loading import Source, find_device
+from mtad.placement import ON_CPU, Placement, find_device, find_placement
+from mtad.shared import check_shared
+from mtad.sources import Source
 
-CPU = torch.device("cpu")
-QUANTIZERS = ("torchao", "bitsandbytes")
 SMALLER = "fewer bits (model.target.bits=8 or 4), more GPUs (device_map=auto), a shorter dtype, or a smaller pair"
 
 
-def device_of(settings: Settings) -> tuple[torch.device, Finding]:
-    """The device of the run; the CPU where there is no such one."""
+def place(settings: Settings) -> tuple[Placement, list[Finding]]:
+    """Where the pair goes; all on one device, or on the CPU, where that cannot be."""
     try:
         device = find_device(settings.device)
     except UserError as error:
-        return CPU, Finding("device", "fails", str(error))
+        return ON_CPU, [Finding("device", "fails", str(error))]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    return device, Finding("device", "ok", f"{device}: {name}")
+    here = Finding("device", "ok", f"{device}: {name}")
+    try:
+        found = find_placement(settings.device, settings.device_map, settings.draft_device, settings.tp_plan)
+    except UserError as error:
+        return Placement.on(device), [here, Finding("placement", "fails", str(error))]
+    said = f"both models whole on {found}" if found.single else str(found)
+    return found, [here, Finding("placement", "ok", said)]
 
 
-def placement(settings: Settings, pair: KnownPair, variables: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """Whether the models can be spread as asked for."""
-    if settings.device_map:
-        yield _device_map(settings)
-    if settings.tp_plan:
-        yield _tensor_parallel(pair.models["target"], variables)
-    if not (settings.device_map or settings.tp_plan):
-        yield Finding("placement", "ok", "each model whole on one device")
+def shared(settings: Settings, pair: KnownPair, placement: Placement) -> Iterator[Finding]:
+    """Whether the target can be shared among processes; nothing where that is not asked for."""
+    known = pair.models["target"]
+    source = known.source
+    if settings.tp_plan and source is None:
+        yield Finding("tp_plan", "not checked", "the target's configuration is not known")
+    elif settings.tp_plan and source is not None:
+        kind = source.config.model_type
 
+        def can_be() -> str:
+            check_shared(source, placement.ranks)
+            return f"transformers has a tensor-parallel plan for {kind}{known.mark}"
 
-def _device_map(settings: Settings) -> Finding:
-    gpus = torch.cuda.device_count()
-    names = () if settings.device_map == "auto" else tuple(settings.device_map or ())
-    if find_spec("accelerate") is None:
-        advice = "pip install 'mtad-bench[large]' (in a clone: pip install -e '.[large]')"
-        return Finding("placement", "fails", "device_map needs the package accelerate", advice)
-    for name in (*names, *filter(None, [settings.draft_device])):
-        try:
-            find_device(name)
-        except UserError as error:
-            return Finding("placement", "fails", f"device_map: {error}")
-    if settings.device_map == "auto" and gpus < 2:
-        said = f"device_map=auto spreads over all GPUs, and torch sees {gpus}"
-        return Finding("placement", "warning" if gpus else "fails", said, "leave device_map out")
-    draft = settings.draft_device or "beside its last layer"
-    return Finding("placement", "ok", f"the target over {', '.join(names) or f'{gpus} GPUs'}, the draft {draft}")
-
-
-def _tensor_parallel(target: Known, variables: Mapping[str, str]) -> Finding:
-    if target.source is None:
-        return Finding("placement", "not checked", "tp_plan: the target's configuration is not known")
-    config = target.source.config
-    if not getattr(config, "base_model_tp_plan", None):
-        said = f"transformers has no tensor-parallel plan for {config.model_type} models{target.mark}"
-        return Finding("placement", "fails", said, "device_map=auto spreads its layers over several GPUs instead")
-    if "WORLD_SIZE" not in variables:
-        said = "tp_plan=auto works in the processes that torchrun starts, and this is none of them"
-        return Finding("placement", "fails", said, "torchrun --nproc-per-node N run.py ...")
-    return Finding("placement", "ok", f"the target tensor-parallel over {variables['WORLD_SIZE']} processes")
-
-
-def bits(pair: KnownPair) -> Iterator[Finding]:
-    """Whether what quantizes is installed; nothing where nothing is to be quantized."""
-    for known in pair.models.values():
-        spec, check = known.spec, f"{known.role}: bits"
-        if spec.bits is None:
-            continue
-        wanted = (spec.quantizer,) if spec.quantizer else QUANTIZERS
-        there = [name for name in wanted if name and find_spec(name)]
-        if spec.bits not in (8, 4):
-            yield Finding(check, "fails", f"bits must be 8, 4 or null, not {spec.bits}")
-        elif not there:
-            advice = "pip install 'mtad-bench[large]' (in a clone: pip install -e '.[large]')"
-            yield Finding(check, "fails", f"{spec.bits} bits need the package {' or '.join(wanted)}", advice)
-        else:
-            yield Finding(check, "ok", f"{spec.bits} bits, by {there[0]}")
+        yield tried("tp_plan", can_be)
 
 
 def memory(
@@ -103,7 +65,7 @@ def memory(
         new = min(settings.max_new_tokens, pair.blueprint.max_positions)
         packs = settings.engine != "eager"
         longest = pair.blueprint.max_positions - new
-        need = estimate(pair.blueprint, longest, new, settings.rows, judge, device, packs=packs)
+        need = estimate(pair.blueprint, longest, new, settings.rows, judge, packs)
         of = " for texts of all its positions"
     try:
         lines = need.say(device)

@@ -17,18 +17,11 @@ from experiments.doctor.finding import Finding, tried
 from mtad.attention import check_trees, window_of
 from mtad.dtypes import AUTO, find_dtype
 from mtad.errors import UserError
-from mtad.loading import (
-    STAND_IN_TOKENIZER,
-    Blueprint,
-    ModelSpec,
-    Origin,
-    Source,
-    find_model,
-    inspect_pair,
-    read_tokenizer,
-    same_vocabulary,
-)
+from mtad.loading import Blueprint, inspect_pair
+from mtad.placement import Placement
+from mtad.quantization import Quantization, find_quantization
 from mtad.random_weights import SHAPES, Shape, find_shape
+from mtad.sources import STAND_IN_TOKENIZER, ModelSpec, Origin, Source, find_model, read_tokenizer, same_vocabulary
 
 ROLES = ("target", "draft")
 SHAPE = "by the committed shape"
@@ -40,11 +33,11 @@ class Known:
     """One model.
 
     Attributes:
-        spec: as asked for, with a dtype that exists.
+        spec: as asked for, with a dtype and bits that there are.
         source: the model, or what stands in for it; None: nothing is known of it.
         tokenizer: its own; None for the reason `no_tokenizer`.
         shape: the committed one that `source` is made of, where the model itself was not to be had.
-        findings: on its dtype and on the access to it.
+        findings: on the access to it, its dtype and its bits.
     """
 
     role: str
@@ -84,15 +77,16 @@ class KnownPair:
         return next((known.mark for known in self.models.values() if known.shape), "")
 
 
-def know_pair(target: ModelSpec, draft: ModelSpec, dtype: str | None, device: torch.device) -> KnownPair:
+def know_pair(target: ModelSpec, draft: ModelSpec, dtype: str | None, placement: Placement) -> KnownPair:
     """Ask for both models, once each; `dtype` overrides theirs."""
-    models = {role: know(role, spec, dtype, device) for role, spec in zip(ROLES, (target, draft), strict=True)}
+    wanted = {"target": (target, placement.device), "draft": (draft, placement.draft)}
+    models = {role: know(role, spec, dtype, device) for role, (spec, device) in wanted.items()}
     known = list(models.values())
     vocabulary = _vocabulary(known)
     first, second = (one.source for one in known)
     if all(one.tokenizer for one in known):
         try:
-            whole = inspect_pair(known[0].spec, known[1].spec, None, device)
+            whole = inspect_pair(known[0].spec, known[1].spec, None, placement)
             return KnownPair(models, whole, "", vocabulary, None)
         except UserError as error:
             refusal = str(error)
@@ -104,26 +98,40 @@ def know_pair(target: ModelSpec, draft: ModelSpec, dtype: str | None, device: to
     estimated = "" if own else "the pair's tokenizers cannot be had"
     tokenizer = own or AutoTokenizer.from_pretrained(STAND_IN_TOKENIZER)
     rows = min(first.config.vocab_size, second.config.vocab_size)
-    return KnownPair(models, Blueprint(first, second, tokenizer, rows, frozenset()), estimated, vocabulary, refusal)
+    blueprint = Blueprint(first, second, tokenizer, rows, frozenset(), placement)
+    return KnownPair(models, blueprint, estimated, vocabulary, refusal)
 
 
 def know(role: str, spec: ModelSpec, dtype: str | None, device: torch.device, key: str = "") -> Known:
     """What can be known of one model; `key` is where the user named it, if not model.<role>."""
-    number = tried(f"{role}: dtype", lambda: str(find_dtype(dtype or spec.dtype, device, role)).removeprefix("torch."))
-    spec = replace(spec, dtype=AUTO if number.verdict == "fails" else dtype or spec.dtype)
     key = key or f"model.{role}"
+    spec, numbers = _checked(role, key, replace(spec, dtype=dtype or spec.dtype), device)
     try:
         source = find_model(key, spec, None, device)
     except UserError as error:
         access = Finding(_access(role, spec), "fails", str(error))
         stand_in, shape = _stand_in(key, role, spec, device)
-        return Known(role, spec, stand_in, None, "its tokenizer cannot be had", shape, (access, number))
+        return Known(role, spec, stand_in, None, "its tokenizer cannot be had", shape, (access, *numbers))
     access = Finding(_access(role, spec), "ok", _found(spec, source))
     try:
-        return Known(role, spec, source, read_tokenizer(source), "", None, (access, number))
+        return Known(role, spec, source, read_tokenizer(source), "", None, (access, *numbers))
     except UserError as error:
         broken = Finding(f"{role}: tokenizer", "fails", str(error))
-        return Known(role, spec, source, None, "its tokenizer cannot be read", None, (access, broken, number))
+        return Known(role, spec, source, None, "its tokenizer cannot be read", None, (access, broken, *numbers))
+
+
+def _checked(role: str, key: str, spec: ModelSpec, device: torch.device) -> tuple[ModelSpec, list[Finding]]:
+    """The model with a dtype and bits that there are, and the findings on those asked for."""
+    number = tried(f"{role}: dtype", lambda: str(find_dtype(spec.dtype, device, role)).removeprefix("torch."))
+    spec = spec if number.verdict == "ok" else replace(spec, dtype=AUTO)
+    if spec.bits is None and spec.quantizer is None:
+        return spec, [number]
+    bits = tried(f"{role}: bits", lambda: str(_quantization(role, key, spec, device)))
+    return spec if bits.verdict == "ok" else replace(spec, bits=None, quantizer=None), [number, bits]
+
+
+def _quantization(role: str, key: str, spec: ModelSpec, device: torch.device) -> Quantization | None:
+    return find_quantization(key, spec.bits, spec.quantizer, find_dtype(spec.dtype, device, role), device)
 
 
 def _access(role: str, spec: ModelSpec) -> str:
@@ -146,9 +154,10 @@ def _stand_in(key: str, role: str, spec: ModelSpec, device: torch.device) -> tup
         shape = find_shape(key, spec.id, None)
     except UserError:
         return None, None
-    number = find_dtype(spec.dtype, device, role)
-    origin = Origin(spec.id, None, None, None, str(number).removeprefix("torch."))
-    return Source(f"{role} {spec.id}", spec.id, None, shape.config, number, origin), shape
+    number, quantization = find_dtype(spec.dtype, device, role), _quantization(role, key, spec, device)
+    used = str(number).removeprefix("torch."), str(quantization) if quantization else None
+    origin = Origin(spec.id, None, None, None, *used)
+    return Source(f"{role} {spec.id}", spec.id, None, shape.config, number, origin, quantization), shape
 
 
 def _vocabulary(models: list[Known]) -> Finding:

@@ -14,9 +14,9 @@ from mtad.decoder import Decoder
 from mtad.errors import UserError
 from mtad.folders import find_folder
 from mtad.law import Sampling
-from mtad.loading import ModelSpec
 from mtad.options import at_least, one_of
 from mtad.recorded import Mode
+from mtad.sources import ModelSpec
 
 CONF = Path(__file__).parents[2] / "conf"
 SAMPLING = ("temperature", "top_k", "top_p")  # greedy or not is what each request says

@@ -15,10 +15,12 @@ from experiments.threads import set_threads
 from mtad.ending import Limits
 from mtad.generate import Output, generate
 from mtad.law import Sampling
-from mtad.loading import find_device, inspect_pair, read_weights, speller
+from mtad.loading import inspect_pair, speller
 from mtad.luck import Luck
 from mtad.model import CausalModel
+from mtad.placement import Placement, find_device
 from mtad.session import Session
+from mtad.weights import read_weights
 
 
 @dataclass
@@ -75,9 +77,9 @@ class Writer:
         options = arguments.options
         device = find_device(options.device)
         set_threads(options.threads)
-        blueprint = inspect_pair(arguments.target, arguments.draft, options.dtype, device)
+        blueprint = inspect_pair(arguments.target, arguments.draft, options.dtype, Placement.on(device))
         if arguments.decoder.drafts:
-            pair = blueprint.load(device, engine=options.engine)
+            pair = blueprint.load(engine=options.engine)
             self._target, draft = pair.target, pair.draft
         else:  # the draft is the target's spec again, never read: its weights need not be there twice
             weights = read_weights(blueprint.target, device)

@@ -25,7 +25,8 @@ from experiments.threads import set_threads
 from experiments.variants import Variant
 from mtad.ending import Limits
 from mtad.errors import UserError
-from mtad.loading import Blueprint, find_device, inspect_pair
+from mtad.loading import Blueprint, inspect_pair
+from mtad.placement import find_placement
 
 Key = tuple[str, str, int, int]  # (variant, prompt id, turn, repeat)
 
@@ -94,9 +95,9 @@ class ReplayPlan(Plan):
 @at_once()
 def planned(settings: Settings, trace: Trace) -> ReplayPlan:
     """Find the models, and check that they can read what the trace read. Raises UserError."""
-    device = find_device(settings.device)
+    placement = find_placement(settings.device, settings.device_map, settings.draft_device, settings.tp_plan)
     set_threads(settings.threads)  # before anything is computed
-    blueprint = inspect_pair(settings.target, settings.draft, settings.dtype, device)
+    blueprint = inspect_pair(settings.target, settings.draft, settings.dtype, placement)
     prompts, too_long = _taken(settings, trace, blueprint.max_positions)
     taken = {prompt.id for prompt in prompts}
     texts = {_key(text): text for text in trace.texts if text.prompt_id in taken}
@@ -106,11 +107,10 @@ def planned(settings: Settings, trace: Trace) -> ReplayPlan:
         lengths[prompt, turn] = max(lengths.get((prompt, turn), 0), text.prompt_tokens)
     encoded = {place: _any_ids(length, blueprint.vocabulary) for place, length in lengths.items()}
     how = Prompting(blueprint.tokenizer, False, False, None, blueprint.max_positions)
-    name = stable_hash([trace.sha256, run_id(settings, blueprint, prompts, how, encoded, device)])
+    name = stable_hash([trace.sha256, run_id(settings, blueprint, prompts, how, encoded)])
     return ReplayPlan(
         settings,
         blueprint,
-        device,
         prompts,
         too_long,
         how,
