@@ -22,6 +22,7 @@ from experiments.stopping import at_once
 from experiments.task import Prompt
 from experiments.threads import set_threads
 from experiments.variants import Variant
+from mtad.attention import check_trees
 from mtad.decoder import Decoder, Engine
 from mtad.ending import Limits
 from mtad.errors import UserError
@@ -153,6 +154,9 @@ def plan_of(settings: Settings, blueprint: Blueprint) -> Plan:
     positions = blueprint.max_positions
     how = prompting(settings.task, blueprint.tokenizer, settings.chat, positions - settings.max_new_tokens)
     prompts, encoded, too_long = _taken(everything[settings.skip :], settings, how, positions)
+    longest = max(map(len, encoded.values()), default=0) + settings.max_new_tokens
+    for source in (blueprint.target, blueprint.draft):
+        check_trees(source.name, source.config, longest)
     name = run_id(settings, blueprint, prompts, how, encoded)
     folder = RunFolder(settings.results_dir / settings.name / name)
     return Plan(settings, blueprint, prompts, too_long, how, encoded, name, folder)

@@ -24,9 +24,10 @@ from experiments.plan import Plan
 from experiments.progress import say
 from experiments.redact import redact
 from experiments.rows import Provenance
+from experiments.settings import Settings
 from mtad.errors import UserError
 from mtad.meter.meter import Meter, open_meter
-from mtad.placement import gpus_in_use
+from mtad.placement import Placement, gpus_in_use
 
 
 class Process:
@@ -44,7 +45,7 @@ class Process:
         self.id = f"{os.getpid()}-{uuid4().hex[:12]}"
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self.watch = Watch(plan.device, gpus_in_use(plan.placement))
-        self.meter, self.no_energy = find_meter(plan)
+        self.meter, self.no_energy = find_meter(plan.settings, plan.placement)
         self.judge = find_judge(plan.settings.judge, plan.placement.draft) if plan.settings.judge else None
         self.began = False
         self._peaks: dict[str, int | None] = {}
@@ -59,7 +60,8 @@ class Process:
     @cached_property
     def provenance(self) -> Provenance:
         """What every row of this process carries."""
-        return Provenance(self.plan.id, self.id, git_version(), code_hash(), self.plan.settings.seed)
+        weights = {role: str(redact(str(origin))) for role, origin in self.plan.blueprint.origins.items()}
+        return Provenance(self.plan.id, self.id, git_version(), code_hash(), self.plan.settings.seed, weights)
 
     @property
     def signature(self) -> dict[str, Any]:
@@ -143,15 +145,15 @@ class Process:
         say(f"warning: {message}")
 
 
-def find_meter(plan: Plan) -> tuple[Meter | None, str | None]:
+def find_meter(settings: Settings, placement: Placement) -> tuple[Meter | None, str | None]:
     """The meter that the settings ask for; None and the reason if there is to be no energy. Raises UserError."""
-    settings, on_gpu = plan.settings, plan.device.type == "cuda"
+    on_gpu = placement.device.type == "cuda"
     if settings.energy is False:
         return None, "left out by energy=false"
     if settings.energy is None and not on_gpu:
         return None, "measured by default on GPUs only; energy=true asks for the processor's own counter"
     options = {key: value for key, value in asdict(settings.meter).items() if key in ("gpus", "rapl", "hertz", "zeus")}
-    meter = open_meter(torch_uuids=gpus_in_use(plan.placement), **options)
+    meter = open_meter(torch_uuids=gpus_in_use(placement), **options)
     # A GPU's run without its GPU's joules would pass the processor's off as the whole.
     absent = meter.reasons.get("gpu") if on_gpu else meter.absent
     if absent and settings.energy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from math import isfinite
 from typing import Any
@@ -33,6 +33,7 @@ class Provenance:
     git: str | None
     code: str
     seed: int
+    weights: Mapping[str, str] = field(default_factory=dict)  # of target and draft, in words
 
 
 def make_row(

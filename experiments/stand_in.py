@@ -1,4 +1,4 @@
-"""Stand-ins: which weights of a run were drawn at random, and whose decisions it replays, from its records."""
+"""What a run measured instead of published weights: drawn or quantized ones, replayed decisions; from its records."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ def drawn(weights: Mapping[str, Any] | None) -> str | None:
     origins = (weights or {}).values()
     shapes = [origin["random"] for origin in origins if origin and origin.get("random")]
     return f"random weights in the shape of {' and '.join(dict.fromkeys(shapes))}" if shapes else None
+
+
+def quantized(weights: Mapping[str, Any] | None) -> list[str]:
+    """What models hold in fewer bits than they compute in, a line each."""
+    each = (weights or {}).items()
+    return [f"{role}: {origin['quantized']}" for role, origin in each if origin and origin.get("quantized")]
 
 
 def replay_mark(replay: Mapping[str, Any] | None) -> str | None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from experiments.baseline import FRONTIER, baseline_of
 from experiments.memory_report import memory_notes
 from experiments.quality import NO_JUDGE
-from experiments.stand_in import drawn, replay_mark
+from experiments.stand_in import drawn, quantized, replay_mark
 from experiments.table_approximation import approximation_notes, approximation_tables
 from experiments.table_batches import batch_notes, batch_tables
 from experiments.table_compared import compared_with, comparison_notes, comparison_table, mark_notes, shown_of
@@ -100,6 +100,7 @@ def _title(summary: Summary) -> str:
 def _notes(summary: Summary) -> Iterator[str]:
     """What the first table leaves open."""
     figures = list(summary["decoders"].values())
+    yield from (f"weights in fewer bits: {line}" for line in quantized(summary.get("weights")))
     if mark := replay_mark(summary.get("replay")):
         yield (
             f"REPLAY: {mark}. Seconds and joules are of these forwards, without what decoders decide between them; "

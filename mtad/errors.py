@@ -6,5 +6,6 @@ class UserError(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of another library's message, to be quoted in one of ours."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of another library's message, to be quoted in one of ours; two, where the first announces it."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].rstrip().endswith(":") else 1])

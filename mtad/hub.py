@@ -15,9 +15,27 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     RevisionNotFoundError,
 )
 
+from mtad.checkpoint import check_whole, weight_files
 from mtad.errors import UserError, first_line
 
 TIMEOUT_SECONDS = 5.0
+
+
+def whole_snapshot(repository: str, commit: str) -> Path | None:
+    """The folder of the hub's cache that holds this commit with all of its weights, to be read without a network.
+
+    Raises UserError if a file there is damaged.
+    """
+    cached = try_to_load_from_cache(repository, "config.json", revision=commit)
+    if not isinstance(cached, str):
+        return None
+    folder, where = Path(cached).parent, f"{repository} in the hub's cache"
+    try:
+        files = weight_files(where, folder)
+    except UserError:  # not all of it has been downloaded yet
+        return None
+    check_whole(where, files)
+    return folder
 
 
 def commit_of(key: str, repository: str, revision: str | None) -> str:

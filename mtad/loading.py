@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mtad.attention import check_trees
 from mtad.ending import Detokenise
 from mtad.errors import UserError
 from mtad.model import CausalModel
@@ -118,6 +119,9 @@ def inspect_pair(
     )
     if placement.ranks > 1:
         check_shared(sources[0], placement.ranks)
+    for source in sources:
+        check_trees(source.name, source.config)
+        source.parameters  # noqa: B018  # a configuration that makes no model is found here
     real = [source for source in sources if not source.origin.random]
     tokenizers = [read_tokenizer(source) for source in real or sources[:1]]
     same_vocabulary(real, tokenizers)

@@ -9,17 +9,15 @@ Knows tensors; refuses to know texts and trees.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
-from transformers.utils import logging
 
 from mtad.cache import Aim, TreeCache
 from mtad.packed import pack, swapped
+from mtad.quiet import quiet
 
 Mode = Literal["auto", "recorded", "eager"]
 NEAR = {torch.float32: 1e-3}  # how far a recording's logits may be from the model's, relative and absolute
@@ -151,27 +149,12 @@ class Traced(Eager):
 def trace(function: nn.Module, example: Tensors) -> Callable[..., Any]:
     """The function as TorchScript. Raises CannotRecordError."""
     try:
-        with _quiet():
+        # Torch warns of sizes taken for constants: shapes are tried instead. Transformers warns of what nobody uses: a
+        # trace looks at every attribute of a model, a loss that it was never given among them.
+        with quiet():
             return torch.jit.trace(function, example, check_trace=False)
     except Exception as error:  # other people's code is run in a way that they need not have foreseen
         raise CannotRecordError(f"{type(error).__name__} while it was traced") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without two kinds of warnings that a trace calls forth and that mean nothing here.
-
-    Torch's are of sizes taken for constants: shapes are tried instead. Transformers' are of what nobody uses: a trace
-    looks at every attribute of a model, a loss that it was never given among them.
-    """
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def check(recorded: Callable[..., Any], step: Step, inputs: Tensors) -> None:

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.utils.hub import cached_file
 
 from mtad.dtypes import find_dtype
 from mtad.errors import UserError, first_line
 from mtad.folders import PACKAGE, WEIGHTS, check_weights, content_hash, find_folder
-from mtad.footprint import Weights, count_weights
-from mtad.hub import commit_of
+from mtad.footprint import Weights, count_weights, without_numbers
+from mtad.hub import commit_of, whole_snapshot
 from mtad.quantization import Quantization, find_quantization
 from mtad.random_weights import Shape, find_shape
 
@@ -95,8 +95,8 @@ class Source:
     @cached_property
     def skeleton(self) -> Any:
         """The Hugging Face model without weights, which takes no memory."""
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(self.config)
+        with reading(f"the config of {self.name}"):
+            return without_numbers(self.config, self.dtype)
 
     @property
     def quantize(self) -> Callable[[nn.Module], None] | None:
@@ -130,14 +130,15 @@ def find_model(key: str, spec: ModelSpec, dtype: str | None = None, device: torc
         with reading(f"the files of {role} {spec.path}"):
             folder = check_weights(key, find_folder(spec.path))
             origin = Origin(None, None, folder.resolve().name, content_hash(folder, CONTENT), *used)
-        config = _config(role, str(folder), None)
-        return Source(f"{role} {spec.path}", str(folder), None, config, number, origin, quantization)
+        name = f"{role} {spec.path}"
+        return Source(name, str(folder), None, _config(name, str(folder), None), number, origin, quantization)
     if not spec.id:
         raise UserError(f"{key} needs a hub id or a folder: give {key}.path=FOLDER")
     commit = commit_of(key, spec.id, spec.revision)
-    origin = Origin(spec.id, commit, None, None, *used)
-    config = _config(role, spec.id, commit)
-    return Source(f"{role} {spec.id}", spec.id, commit, config, number, origin, quantization)
+    held = whole_snapshot(spec.id, commit)  # transformers asks the hub all the same, again and again if it is away
+    where, revision = (str(held), None) if held else (spec.id, commit)
+    origin, name = Origin(spec.id, commit, None, None, *used), f"{role} {spec.id}"
+    return Source(name, where, revision, _config(name, where, revision), number, origin, quantization)
 
 
 def _random_shape(key: str, spec: ModelSpec) -> Shape:
@@ -165,11 +166,11 @@ def reading(what: str) -> Iterator[None]:
         raise UserError(f"cannot read {what}: {kind}{first_line(error)}") from None
 
 
-def _config(role: str, where: str, revision: str | None) -> Any:
-    with reading(f"the config of {role} {where}"):
+def _config(name: str, where: str, revision: str | None) -> Any:
+    with reading(f"the config of {name}"):
         config = AutoConfig.from_pretrained(where, revision=revision)
     if not hasattr(config, "max_position_embeddings"):
-        raise UserError(f"{role} {where}: its config names no max_position_embeddings; not a model of a known kind")
+        raise UserError(f"{name}: its config names no max_position_embeddings; not a model of a known kind")
     return config
 
 

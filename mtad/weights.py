@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from mtad.errors import UserError, first_line
 from mtad.placement import device_map_of
+from mtad.quiet import quiet
 from mtad.random_weights import random_model
 from mtad.sources import Source, reading
 
@@ -47,7 +48,7 @@ def _read(source: Source, **how: Any) -> Any:
     """Raises UserError."""
     if source.quantization:
         how["quantization_config"] = source.quantization.config(source.dtype)
-    with reading(f"the weights of {source.name}"):
+    with reading(f"the weights of {source.name}"), quiet():  # it prints a report of what it missed, and we say it
         model, found = AutoModelForCausalLM.from_pretrained(
             source.where,
             revision=source.revision,

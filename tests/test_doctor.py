@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from shutil import copytree
+from shutil import copy, copytree
 
 import huggingface_hub.constants
 import pytest
@@ -191,7 +191,7 @@ def test_only_what_is_not_in_the_cache_is_to_be_downloaded(
     assert doctor(*wanted)["disk"].found.startswith("1.0 GB to be downloaded")
     monkeypatch.setattr(disk, "free_bytes", lambda folder: 10**8)
     assert doctor(*wanted)["disk"].verdict == "fails"
-    (snapshot / "model.safetensors").write_text("")
+    copy(saved_pair / "target" / "model.safetensors", snapshot)
     assert doctor(*wanted)["disk"].found.startswith("all weights are in the cache")
 
 

@@ -63,7 +63,7 @@ def study(config: DictConfig) -> None:
     with plan.folder.locked():
         measured = settled(plan.folder.samples.rows(), plan.cells) if options.predict else []
         rows = with_grades(measured, plan.folder.grades.rows())
-        meter, no_meter = find_meter(plan)
+        meter, no_meter = find_meter(plan.settings, plan.placement)
         for line in forecast(plan).say(plan.device):
             say(line)
         say(f"timing reads of {len(options.nodes)} sizes, and what decoders do between reads, on {plan.device}")

@@ -56,7 +56,7 @@ def diagnose(each: Sequence[Settings]) -> list[Finding]:
         findings.append(Finding("pair", "fails", pair.refusal))
     on_gpu = placement.device.type == "cuda"
     use = Use(torch.cuda.device_count(), on_gpu, torch.get_num_threads(), None if on_gpu else max(needs))
-    findings += [meter(next((its.plan for its in asked if its.plan), None)), *slurm(os.environ, use)]
+    findings += [meter(first, placement), *slurm(os.environ, use)]
     return [*findings, decoders(first.variants, first.left_out), results(first.results_dir)]
 
 

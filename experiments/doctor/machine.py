@@ -77,15 +77,13 @@ def memory(
     return Finding("memory", "warning" if close else "ok", said, SMALLER if close else ""), need
 
 
-def meter(plan: Plan | None) -> Finding:
+def meter(settings: Settings, placement: Placement) -> Finding:
     """Whether joules can be read."""
-    if plan is None:
-        return Finding("energy", "not checked", "there is no plan of the run")
     try:
-        found, reason = find_meter(plan)
+        found, reason = find_meter(settings, placement)
     except UserError as error:
         return Finding("energy", "fails", str(error))
     if found:
         return Finding("energy", "ok", f"counters of {', '.join(device.name for device in found.devices)}")
-    wanted = plan.settings.energy is None and plan.device.type == "cuda"
+    wanted = settings.energy is None and placement.device.type == "cuda"
     return Finding("energy", "warning" if wanted else "ok", f"no joules: {reason}")
