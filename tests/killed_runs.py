@@ -46,8 +46,9 @@ def _fatal_append(last: int, size: int | None) -> None:
 
     def fatal(self: Journal, row: Mapping[str, Any]) -> None:
         nonlocal rows
-        rows += 1
-        if rows != last:
+        trace = self.path.name == "trace.jsonl"  # each stands before the text that is counted
+        rows += not trace
+        if trace or rows != last:
             return append(self, row)
         with self.path.open("ab", buffering=0) as journal:
             journal.write(f"{to_json(row)}\n".encode()[:size])
