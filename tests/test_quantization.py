@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
+from experiments.runner import run
 from mtad import quantization
 from mtad.errors import UserError
 from mtad.loading import inspect_pair, load_pair
 from mtad.quantization import find_quantization, is_quantized
 from mtad.sources import ModelSpec
 from tests.helpers import from_yaml, write
+from tests.toy import toy_settings
 
 CPU = torch.device("cpu")
 WAYS = [(8, "torchao"), (8, "bitsandbytes"), (4, "bitsandbytes")]
@@ -90,3 +93,15 @@ def test_where_no_quantizer_is_installed_the_line_says_what_to_install(monkeypat
 def test_what_cannot_be_done_is_one_line(bits: int | None, quantizer: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         find_quantization("model.draft", bits, quantizer, torch.bfloat16, CPU)
+
+
+def test_rows_and_the_table_of_a_run_say_how_weights_were_quantized(
+    sharded_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(toy_settings(sharded_llama, tmp_path, "model.target.bits=8", "limit=1", "reference=[]"))
+    (samples,) = tmp_path.glob("target+draft-8bit-target-toy-*/*/samples.jsonl")
+    weights = json.loads(samples.read_text().splitlines()[0])["weights"]
+    assert (
+        weights["target"].startswith("target, float32, int8 weights (torchao ") and weights["draft"] == "draft, float32"
+    )
+    assert "weights in fewer bits: target: int8 weights (torchao " in capsys.readouterr().out
