@@ -33,7 +33,12 @@ def build(what: str, config: Mapping[str, Any]) -> Any:
 
 def missing(config: Mapping[str, Any]) -> str | None:
     """What the dataclass `config["_target_"]` says it lacks here (a package, a device); None if it can be used."""
-    said = getattr(get_class(str(config["_target_"])), "missing", None)
+    return lacking(get_class(str(config["_target_"])))
+
+
+def lacking(kind: type) -> str | None:
+    """The same of a class."""
+    said = getattr(kind, "missing", None)
     return said() if said else None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from experiments.build import missing
+from experiments.build import lacking
 from experiments.identity import run_id
 from experiments.journal import Row
 from experiments.prompting import Prompting, looks_back, prompting
@@ -137,14 +137,20 @@ def split(settings: Settings, held: int) -> tuple[Settings, Settings]:
 @at_once()
 def prepare(settings: Settings) -> Plan:
     """Find the models, take the prompts, and check that they fit. Raises UserError."""
-    placement = find_placement(settings.device, settings.device_map, settings.draft_device, settings.tp_plan)
-    set_threads(settings.threads)  # before anything is computed
+    placement = place(settings)
     for variant in settings.variants:
-        if reason := missing({"_target_": variant.target}):
+        if reason := lacking(type(variant.decoder)):
             raise UserError(f"decoder {variant.name} cannot run here: {reason}")
         if placement.ranks > 1 and isinstance(variant.decoder, Engine):
             raise UserError(f"{variant.name} is an engine, which tp_plan=auto cannot lead: leave it out")
     return plan_of(settings, inspect_pair(settings.target, settings.draft, settings.dtype, placement))
+
+
+def place(settings: Settings) -> Placement:
+    """Where the pair is to be; torch's threads are set, before anything is computed. Raises UserError."""
+    placement = find_placement(settings.device, settings.device_map, settings.draft_device, settings.tp_plan)
+    set_threads(settings.threads)
+    return placement
 
 
 def plan_of(settings: Settings, blueprint: Blueprint) -> Plan:

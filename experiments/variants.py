@@ -11,6 +11,7 @@ from experiments import groups
 from experiments.baseline import FRONTIER
 from experiments.build import build, construct, missing
 from experiments.frontier import SWEPT, FrontierSettings
+from experiments.outside import outside_code
 from experiments.redact import redact
 from mtad.decoder import Decoder, Engine, RoundDecoder, WholeDecoder
 from mtad.errors import UserError
@@ -45,14 +46,16 @@ class Variant:
         return asdict(self.decoder)  # type: ignore[call-overload]  # build() makes dataclasses only
 
     def describe(self) -> dict[str, Any]:
-        """The variant as JSON data."""
-        return {
+        """The variant as JSON data; `code` tells a decoder of another package or a notebook from its earlier forms."""
+        described = {
             "label": self.label,
             "decoder": self.name,
             "target": self.target,
             "options": self.options,
             "sampling": asdict(self.sampling),
         }
+        code = outside_code(type(self.decoder))
+        return {**described, "code": code} if code else described
 
 
 def make_variants(

@@ -1,4 +1,4 @@
-"""Hydra's search path with the configurations of installed packages: `decoder=theirs` without a flag and without a fork.
+"""Hydra's search path with the configurations of installed packages: `decoder=theirs` without flags or a fork.
 
 A package names the folder of its `decoder/`, `task/` and `model/` YAMLs by an entry point of the group
 `mtad_bench.configs`. Our own options come first, so no package changes what one of our names means. Knows only where
