@@ -54,13 +54,14 @@ def p_value(
     draft: Table = Q,
     length: int = LENGTH,
     spare: int = 0,
+    seed: int = 0,
 ) -> float:
     """How well `texts` outputs of `length` tokens agree with the exact law of the target; below REFUTED they do not.
 
     The least p-value of chi-square tests of the whole texts, of the tokens at each position, and of each pair of
     neighbours, times their number (Bonferroni). The whole text sees every fault, a marginal sees small ones sooner.
     """
-    seen = Counter(write_all(decoder, target, draft, sampling, texts, length, spare))
+    seen = Counter(write_all(decoder, target, draft, sampling, texts, length, spare, seed))
     law = exact(target, sampling.warp(decoder.joint), length)
     spans = [(0, length), *((at, at + size) for size in (1, 2) for at in range(length - size + 1) if size < length)]
     values = [chi_square(marginal(seen, span), marginal(law, span)) for span in spans]
@@ -147,12 +148,19 @@ class Lookup:
 
 
 def write_all(
-    decoder: Decoder, target: Table, draft: Table, sampling: Sampling, texts: int, length: int, spare: int = 0
+    decoder: Decoder,
+    target: Table,
+    draft: Table,
+    sampling: Sampling,
+    texts: int,
+    length: int,
+    spare: int = 0,
+    seed: int = 0,
 ) -> Iterator[tuple[int, ...]]:
-    """Texts of `length` tokens after the prompt (START,), with seeds 0, 1, 2, ...; see `one_text`."""
+    """Texts of `length` tokens after the prompt (START,), with seeds from `seed` on; see `one_text`."""
     ask = asking(decoder, target, draft, sampling)
-    for seed in range(texts):
-        yield one_text(ask, Luck(seed, "prompt"), length, spare, sampling.greedy)
+    for one in range(seed, seed + texts):
+        yield one_text(ask, Luck(one, "prompt"), length, spare, sampling.greedy)
 
 
 Ask = Callable[[Text], "Steps"]  # the next rounds of a text

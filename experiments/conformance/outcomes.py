@@ -75,9 +75,10 @@ def _forked_draws() -> Iterator[None]:
     def draw(weights: Sequence[float] | np.ndarray, uniform: Uniform) -> int:
         return uniform.use(weights)
 
+    usual = inverse_cdf  # for this module's own name is patched too
     with ExitStack() as patches:
         for module in list(sys.modules.values()):
-            if vars(module).get("inverse_cdf") is inverse_cdf:
+            if vars(module).get("inverse_cdf") is usual:
                 patches.enter_context(patch.object(module, "inverse_cdf", draw))
         yield
 
