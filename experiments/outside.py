@@ -26,7 +26,6 @@ def outside_code(kind: type) -> str | None:
     return _hash_of(Path(file)) if file and package != "__main__" else _hash(_sources(kind))
 
 
-@cache
 def _hash_of(file: Path) -> str:
     files = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
     return _hash([part for one in files for part in (str(one.relative_to(file.parent)).encode(), one.read_bytes())])
