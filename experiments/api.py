@@ -12,6 +12,7 @@ second way. A mistake raises `mtad.errors.UserError`, whose one line says what t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass, replace
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from transformers.utils.logging import disable_progress_bar
 
 from experiments import groups
 from experiments.bench import shelf
@@ -71,6 +73,8 @@ def load_pair(model: str = "tiny", *overrides: str) -> Pair:
     """
     with _hydra():
         settings = read_settings(composed("config", [f"model={model}", *overrides]))
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # of transformers, which would fill a notebook
     blueprint = inspect_pair(settings.target, settings.draft, settings.dtype, place(settings))
     return shelf.take(blueprint, settings.engine, settings.rows)
 
