@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from experiments.build import missing
@@ -34,11 +34,13 @@ class Examined:
     finding: Finding
 
 
-def examine(subject: Subject) -> Iterator[Examined]:
-    """Every check in turn. Raises UserError if the decoder cannot be made."""
+def examine(subject: Subject, only: Collection[str] = ()) -> Iterator[Examined]:
+    """Every check in turn, or those named. Raises UserError if the decoder cannot be made."""
     subject.make()
     lacking = missing(subject.config)
     for name, check in CHECKS.items():
+        if only and name not in only:
+            continue
         finding = inapplicable(f"it cannot run here: {lacking}") if lacking else _found(check, subject)
         yield Examined(name, (check.__doc__ or "").strip().partition("\n")[0], finding)
 
