@@ -54,9 +54,8 @@ def test_every_cell_runs_and_the_frames_compare_the_method_with_mtad(
     assert list(found.variants["variant"]) == ["floor", "floor-low", "mtad", "autoregressive", "speculative"]
     assert {"mtad", "autoregressive", "speculative"} <= set(against["reference"])
     assert set(against["metric"]) == {"speedup", "perplexity_ratio", "score_difference"}
-    assert against[against["metric"] == "perplexity_ratio"]["low"].notna().all(), (
-        "five prompts are enough for intervals"
-    )
+    ratio = against[(against["metric"] == "perplexity_ratio") & (against["reference"] != "floor-low")]
+    assert ratio["low"].notna().all(), "five prompts are enough for intervals"
     forwards = found.variants.set_index("variant")["tokens_per_target_forward"]
     assert forwards["floor-low"] >= forwards["floor"] > forwards["autoregressive"] == 1
     (axes,) = left["figure"].axes
