@@ -197,6 +197,7 @@ def parsed(name: str, rest: Sequence[str]) -> argparse.Namespace:
     is_package = package is not None and package.submodule_search_locations is not None
     module = importlib.import_module(f"{name}.__main__" if is_package else name)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GlobalHydra.instance(), "hydra", None)  # the module may begin a configuration of its own
         for method in ("parse_args", "parse_intermixed_args"):
             original = getattr(argparse.ArgumentParser, method)
             patch.setattr(argparse.ArgumentParser, method, lambda self, *a, of=original, **k: stop(of(self, *a, **k)))

@@ -38,7 +38,8 @@ RUN: Mapping[str, Sequence[str]] = {  # overrides of each in README and docs -> 
     ),
 }
 NOT_RUN = (  # pattern, and why no test runs what it matches
-    (r"-m scripts\.|-m experiments\.(rescore|replay)", "run on real results by the tests of chains below"),
+    (r"-m scripts\.|-m experiments\.(rescore|replay)", "on real results: the chains below, and tests of their own"),
+    (r"-m experiments\.conformance", "tests/test_conformance.py runs the kit"),
     (r"^make test", "that is what runs this"),
     (r"\bpip install", "needs a package index; .ci/run installs from one"),
     (r"^(git|cd|export|wandb|hf|huggingface-cli|sbatch) ", "not this project's, see tests/doc_commands.py"),
@@ -104,7 +105,7 @@ def test_a_printed_command_runs(line: str, python_run: PythonRun, tmp_path: Path
     if line == "--help":
         assert "Groups" in out
     else:
-        assert "prompts (run " in out and list(tmp_path.glob("*/*/summary.json"))
+        assert "(run " in out and list(tmp_path.glob("*/*/summary.json"))
 
 
 @pytest.fixture
