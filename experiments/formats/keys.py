@@ -69,3 +69,15 @@ def _resolved(name: str, schema: Mapping[str, Any]) -> Place:
     file, _, path = schema["$ref"].partition("#/$defs/")
     name = file.removesuffix(SUFFIX) or name
     return _resolved(name, read_schema(name)["$defs"][path])
+
+
+def part(name: str, path: str) -> Mapping[str, Any] | None:
+    """What the schema of that name says of a key, by its path (all of it by an empty one); None if nothing."""
+    place: Place = _resolved(name, read_schema(name))
+    for key in path.split(".") if path else ():
+        items = place[1].get("items")
+        below = (key, items) if key == "[]" and items else _below(place[1], key)
+        if below is None:
+            return None
+        place = _resolved(place[0], below[1])
+    return place[1]

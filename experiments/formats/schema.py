@@ -10,11 +10,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jsonschema import Draft202012Validator, ValidationError
-from jsonschema.validators import extend
-from referencing import Registry, Resource
+from experiments.optional import need
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
 
 HERE = Path(__file__).parent
 SUFFIX = ".schema.json"
@@ -39,18 +40,19 @@ def read_schema(name: str) -> dict[str, Any]:
 
 
 @cache
-def _registry() -> Any:
-    return Registry().with_resources((f"{name}{SUFFIX}", Resource.from_contents(read_schema(name))) for name in NAMES)
-
-
-@cache
 def _validator(name: str) -> Any:
-    ours = extend(Draft202012Validator, {"reasoned": _reasoned, "items": _items, "required": _required})
-    return ours(read_schema(name), registry=_registry())
+    """Raises UserError where jsonschema is not installed."""
+    jsonschema, referencing = need("jsonschema", "report"), need("referencing", "report")
+    ours = {"reasoned": _reasoned, "items": _items, "required": _required}
+    made = jsonschema.validators.extend(jsonschema.Draft202012Validator, ours)
+    known = [(f"{one}{SUFFIX}", referencing.Resource.from_contents(read_schema(one))) for one in NAMES]
+    return made(read_schema(name), registry=referencing.Registry().with_resources(known))
 
 
 def _reasoned(_validator: Any, names: Sequence[str], value: Any, _schema: Schema) -> Iterator[ValidationError]:
     """Our keyword."""
+    from jsonschema import ValidationError
+
     for name in names if isinstance(value, dict) else ():
         found, reason = value.get(name, 0), value.get(f"{name}_reason")
         if (found is None or (isinstance(found, list) and None in found)) and not isinstance(reason, str):
@@ -59,6 +61,8 @@ def _reasoned(_validator: Any, names: Sequence[str], value: Any, _schema: Schema
 
 def _items(validator: Any, items: Schema, value: Any, schema: Schema) -> Iterator[ValidationError]:
     """As ever, but for long lists of plain numbers, which are most of a file, all at once."""
+    from jsonschema import Draft202012Validator
+
     if isinstance(value, list) and items.keys() == {"type"}:
         names = [items["type"]] if isinstance(items["type"], str) else items["type"]
         if set(map(type, value)) <= {kind for name in names for kind in EXACT.get(name, ())}:
@@ -68,6 +72,8 @@ def _items(validator: Any, items: Schema, value: Any, schema: Schema) -> Iterato
 
 def _required(_validator: Any, names: Sequence[str], value: Any, _schema: Schema) -> Iterator[ValidationError]:
     """As ever, but one error for all keys that are not there."""
+    from jsonschema import ValidationError
+
     if isinstance(value, dict) and (missing := [name for name in names if name not in value]):
         yield ValidationError(f"lacks {', '.join(missing)}")
 

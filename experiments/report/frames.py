@@ -20,27 +20,34 @@ def variants_frame(results: Results) -> pd.DataFrame:
 
     A figure that was not measured is None, and `<figure>_reason` says why. Intervals are `<figure>_low` and `_high`.
     """
-    return pd.DataFrame(
-        [
-            {**_heading(run), "variant": label, **_flat(figures)}
-            for run in results.runs
-            for label, figures in run.summary["decoders"].items()
-        ]
-    )
+    return pd.DataFrame(variant_lines(results))
 
 
 def comparisons_frame(results: Results) -> pd.DataFrame:
     """One line for each (variant, reference, metric) of each run: value, low, high, p_holm and so on."""
-    return pd.DataFrame(
-        [
-            {**_heading(run), **{"variant" if key == "decoder" else key: value for key, value in found.items()}}
-            for run in results.runs
-            for found in run.summary["comparisons"]
-        ]
-    )
+    return pd.DataFrame(comparison_lines(results))
 
 
-def _heading(run: Run) -> dict[str, Any]:
+def variant_lines(results: Results) -> list[dict[str, Any]]:
+    """The lines of `variants_frame`, each number as the summary has it."""
+    return [
+        {**heading(run), "variant": label, **_flat(figures)}
+        for run in results.runs
+        for label, figures in run.summary["decoders"].items()
+    ]
+
+
+def comparison_lines(results: Results) -> list[dict[str, Any]]:
+    """The lines of `comparisons_frame`, each number as the summary has it."""
+    return [
+        {**heading(run), **{"variant" if key == "decoder" else key: value for key, value in found.items()}}
+        for run in results.runs
+        for found in run.summary["comparisons"]
+    ]
+
+
+def heading(run: Run) -> dict[str, Any]:
+    """What every line says of its run, by HEADING."""
     summary = run.summary
     values = (run.name, summary["run_id"], summary.get("experiment"), summary["model"], summary["task"], run.stand_in)
     return dict(zip(HEADING, values, strict=True))
