@@ -60,18 +60,23 @@ def llama_law(model: CausalModel, warp: Warp, length: int = LENGTH) -> dict[tupl
     }
 
 
+def engine_p_value(engine: Engine, sampling: Sampling, seed: int = 0) -> float:
+    """How well TEXTS texts agree with the target's exact law, by chi-square; below REFUTED they do not."""
+    target, draft = few_tokens()
+    texts = (
+        write(engine, target, draft, limit=LENGTH, sampling=sampling, seed=one).tokens
+        for one in range(seed, seed + TEXTS)
+    )
+    return chi_square(dict(Counter(texts)), llama_law(target, sampling.warp(engine.joint)))
+
+
 def engine_law(engine: Engine, seed: int) -> Finding:
     """Few texts by chi-square: an engine is slow."""
     if not engine.lossless:
         return inapplicable("it says lossless = False")
-    target, draft = few_tokens()
     least, fault = 1.0, None
     for sampling in CASES:
-        texts = (
-            write(engine, target, draft, limit=LENGTH, sampling=sampling, seed=one).tokens
-            for one in range(seed, seed + TEXTS)
-        )
-        found = chi_square(dict(Counter(texts)), llama_law(target, sampling.warp(engine.joint)))
+        found = engine_p_value(engine, sampling, seed)
         least = min(least, found)
         if found < REFUTED:
             fault = fault or f"texts at temperature {sampling.temperature:g} refute the target's law: p = {found:.1e}"
