@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -196,8 +197,7 @@ def parsed(name: str, rest: Sequence[str]) -> argparse.Namespace:
     package = importlib.util.find_spec(name)
     is_package = package is not None and package.submodule_search_locations is not None
     module = importlib.import_module(f"{name}.__main__" if is_package else name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GlobalHydra.instance(), "hydra", None)  # the module may begin a configuration of its own
+    with _no_hydra(), pytest.MonkeyPatch.context() as patch:
         for method in ("parse_args", "parse_intermixed_args"):
             original = getattr(argparse.ArgumentParser, method)
             patch.setattr(argparse.ArgumentParser, method, lambda self, *a, of=original, **k: stop(of(self, *a, **k)))
@@ -207,3 +207,14 @@ def parsed(name: str, rest: Sequence[str]) -> argparse.Namespace:
         except Accepted as accepted:
             return accepted.args[0]
     raise AssertionError(f"{name} reads no arguments")
+
+
+@contextmanager
+def _no_hydra() -> Iterator[None]:
+    """Within, a module may begin a configuration of its own; ours is back afterwards, in whatever instance there is."""
+    ours = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = ours
