@@ -13,13 +13,11 @@ second way. A mistake raises `mtad.errors.UserError`, whose one line says what t
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
 from transformers.utils.logging import disable_progress_bar
 
 from experiments import groups
@@ -71,7 +69,7 @@ def load_pair(model: str = "tiny", *overrides: str) -> Pair:
 
     The pair that was loaded last is kept, and `measure` takes it too. Raises UserError.
     """
-    with _hydra():
+    with configured():
         settings = read_settings(composed("config", [f"model={model}", *overrides]))
     if not sys.stderr.isatty():
         disable_progress_bar()  # of transformers, which would fill a notebook
@@ -84,7 +82,7 @@ def decoder(name: str, **options: object) -> Decoder:
 
     Raises UserError for a name or an option that there is not.
     """
-    with _hydra():
+    with configured():
         composed("config", [])
         made: Decoder = build(f"decoder {name}", {**groups.load("decoder", name), **options})
     return made
@@ -129,7 +127,7 @@ def measure(*overrides: str, mine: Mapping[str, Decoder] | None = None) -> Frame
     Raises:
         UserError: a setting is wrong, or cannot be measured here.
     """
-    with _hydra():
+    with configured():
         places = []
         for settings in read_each(composed("config", overrides)):
             plan = prepare(tuned(_with(settings, mine or {})))
@@ -191,14 +189,3 @@ def _checked(decoder: Decoder) -> Decoder:
 
 def _path(decoder: Any) -> str:
     return f"{type(decoder).__module__}.{type(decoder).__qualname__}"
-
-
-@contextmanager
-def _hydra() -> Iterator[None]:
-    """Hydra set up for run.py's configuration, and afterwards as it was before."""
-    before = HydraConfig.instance().cfg
-    try:
-        with configured():
-            yield
-    finally:
-        HydraConfig.instance().cfg = before

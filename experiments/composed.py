@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -19,9 +20,14 @@ CONF = Path(__file__).parents[1] / "conf"
 
 @contextmanager
 def configured() -> Iterator[None]:
-    """Within, `composed` and the config groups are usable."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
+    """Within, `composed` and the config groups are usable; afterwards Hydra is as it was before."""
+    hydra, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()  # which may be another application's, in a process that asks us for something
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = hydra, config
 
 
 def composed(name: str, overrides: Sequence[str]) -> DictConfig:

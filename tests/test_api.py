@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
@@ -126,11 +127,15 @@ def test_mistakes_are_one_line_that_says_what_to_do(names: tuple[str, ...], pair
         assert "\n" not in str(raised.value)
 
 
-def test_hydra_is_left_as_it_was(pair: Pair) -> None:
+def test_hydra_is_left_as_it_was_in_another_application_of_it_too(tmp_path: Path) -> None:
     before = HydraConfig.instance().cfg
     with pytest.raises(UserError):
         api.decoder("nothing")
     assert not GlobalHydra.instance().is_initialized() and HydraConfig.instance().cfg is before
+    (tmp_path / "app.yaml").write_text("a: 1\n", encoding="utf-8")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert api.decoder("mtad") == Mtad()
+        assert compose("app").a == 1
 
 
 def test_every_name_that_the_page_explains_is_there_and_every_public_one_is_explained() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
+from functools import cache
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from experiments import groups
 from experiments.build import build, construct, missing
+from experiments.composed import composed, configured
 from mtad.decoder import Decoder
 from mtad.errors import UserError
 from mtad.folders import find_folder
@@ -18,7 +18,6 @@ from mtad.options import at_least, one_of
 from mtad.recorded import Mode
 from mtad.sources import ModelSpec
 
-CONF = Path(__file__).parents[2] / "conf"
 SAMPLING = ("temperature", "top_k", "top_p")  # greedy or not is what each request says
 
 
@@ -64,8 +63,10 @@ class Arguments:
 
 
 def names(group: str) -> list[str]:
-    """The YAMLs of a group of conf."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """The YAMLs of a group, of this project and of installed packages."""
+    with configured():
+        composed("config", [])
+        return groups.names(group)
 
 
 def read_arguments(name: str, given: Mapping[str, Any]) -> Arguments:
@@ -95,12 +96,11 @@ def read_arguments(name: str, given: Mapping[str, Any]) -> Arguments:
     )
 
 
-def _yaml(group: str, name: str) -> dict[str, Any]:
-    if name not in names(group):
-        raise UserError(f"there is no {group} {name!r}; there are: {', '.join(names(group))}")
-    loaded = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"), resolve=True)
-    assert isinstance(loaded, dict)
-    return {str(key): value for key, value in loaded.items()}
+@cache
+def _yaml(group: str, name: str) -> Mapping[str, Any]:
+    with configured():  # Hydra takes a tenth of a second
+        composed("config", [])
+        return groups.load(group, name)
 
 
 def _spec(config: Mapping[str, Any], place: str | None) -> ModelSpec:
