@@ -83,7 +83,7 @@ def luck(subject: Subject) -> Finding:
         random.seed(state)
         np.random.seed(state)
         torch.manual_seed(state)
-        return write(decoder, *models, (0,), 24, seed=seed).tokens
+        return write(decoder, *models, (0,), 8, seed=seed).tokens
 
     fault, different = kept_state(lambda: _same(texts, subject.seed))
     if decoder.lossless and different == 1:

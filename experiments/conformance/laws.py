@@ -22,7 +22,7 @@ from experiments.conformance.texts import PURE
 from mtad.decoder import Decoder, Engine, Round, RoundDecoder, Text
 from mtad.law import RAW, Law, Sampling, Warp
 from mtad.luck import Luck
-from mtad.session import Read
+from mtad.session import Read, Session
 from mtad.tree import Tree
 
 Table = Sequence[Sequence[float]]  # row i: weights of the next token after token i
@@ -141,6 +141,11 @@ class Lookup:
     @cached_property
     def raw(self) -> Lookup:
         return Lookup(self.table, RAW)
+
+    @cached_property
+    def session(self) -> Session:
+        """For rounds that ask what model they read; it has no text."""
+        return Session(TableModel(self.table))
 
     def read(self, tree: Tree) -> Read:
         reader: Any = self
