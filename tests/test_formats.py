@@ -193,7 +193,11 @@ LIES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
     "a score": ("grades.jsonl", lambda r: r["grades"].update(even=1.0), "score.value is"),
     "joules": ("energy.jsonl", lambda r: r["windows"][0]["devices"][0].update(joules=9e9), "joules_per_token_net is"),
     "a window": ("batches.jsonl", lambda r: r.update(tokens=10**6), "batches.decoders.mtad.0.tokens is"),
-    "a huge one": ("samples.jsonl", lambda r: r["seconds"].update(decode=10**400), "the figures cannot be made again"),
+    "a huge one": (
+        "samples.jsonl",
+        lambda r: r["seconds"].update(decode=10**400),
+        "samples.jsonl line 1 is not JSON with finite numbers",
+    ),
 }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 64 * 2**20  # of a line, and of a file that is one object: beyond it something is wrong
+MOST_DIGITS = 300  # of a whole number: a float holds no more
 MOST_DEPTH = 12  # of folders: a run lies two below the folder of results
 
 Found = tuple[int, dict[str, Any] | str | None]  # number of a line; its object, or what is wrong; None: half written
@@ -82,7 +83,7 @@ def _refused(file: Path) -> str | None:
 
 def _parsed(content: bytes) -> dict[str, Any] | str:
     try:
-        value = json.loads(content, parse_constant=_constant, parse_float=_float)
+        value = json.loads(content, parse_constant=_constant, parse_float=_float, parse_int=_int)
     except (ValueError, RecursionError):  # of bytes that are no UTF-8 too; of brackets a thousand deep
         return "is not JSON with finite numbers"
     return value if isinstance(value, dict) else "is no object"
@@ -90,6 +91,12 @@ def _parsed(content: bytes) -> dict[str, Any] | str:
 
 def _constant(name: str) -> float:
     raise ValueError(name)
+
+
+def _int(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(text)
+    return int(text)
 
 
 def _float(text: str) -> float:

@@ -129,15 +129,15 @@ def _journal(checked: Checked, file: Path, name: str) -> list[Row]:
     def found() -> Iterator[str]:
         for number, row in lines(file):
             where = f"{file.name} line {number}" if number else file.name
-            if row is None:
+            if row is None and not rows:
+                yield f"{file.name} has no whole row"
+            elif row is None:
                 checked.notes.append(f"{where} is half written and does not count")
             elif isinstance(row, str):
                 yield f"{where} {row}"
             else:
                 yield from (f"{where}: {line}" for line in problems(name, row))
                 rows.append(row)
-        if not rows and file.exists() and file.stat().st_size:
-            yield f"{file.name} has no whole row"
 
     _limited(checked, found())
     _undescribed(checked, file.name, name, rows)
