@@ -143,7 +143,7 @@ def _found(spec: ModelSpec, source: Source) -> str:
         return f"access is not needed: random weights in the shape of {source.origin.random}"
     if spec.path:
         return f"{spec.path} holds a {source.config.model_type} model"
-    return f"{spec.id} is readable, commit {str(source.revision)[:7]}"
+    return f"{spec.id} is readable, commit {str(source.origin.revision)[:7]}"
 
 
 def _stand_in(key: str, role: str, spec: ModelSpec, device: torch.device) -> tuple[Source | None, Shape | None]:
