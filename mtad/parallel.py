@@ -53,7 +53,7 @@ class Team:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """The leader's part: within, it may tell; afterwards `follow` of the others ends. Raises UserError, see `_meet`.
+        """The leader's part: within, it may tell; afterwards `follow` of the others ends. Raises UserError as `_meet`.
 
         The cells of a sweep enter it one after the other, and the others follow as often.
         """

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -111,8 +110,6 @@ def find_placement(
         raise UserError(f"torchrun has started {team.size} processes: share the target with tp_plan=auto, or start one")
     if device_map is None:
         return Placement((main,), draft or main)
-    if find_spec("accelerate") is None:
-        raise UserError("device_map needs accelerate: pip install accelerate")
     devices = _mapped(device_map, draft)
     if device not in ("auto", devices[0].type):
         raise UserError(f"device={device} and device_map are two answers to one question: leave one of them out")
