@@ -199,6 +199,13 @@ def same_vocabulary(sources: list[Source], tokenizers: list[Any]) -> None:
     )
 
 
+def same_rows(sources: list[Source]) -> None:
+    """Raises UserError unless models of random weights, which have no tables of tokens, have as many rows each."""
+    first, second = (source.config.vocab_size for source in sources)
+    if first != second:
+        raise UserError(f"the pair has two vocabularies: {first} tokens, and {second} for {sources[1].name}")
+
+
 def end_tokens(source: Source, tokenizer: Any) -> frozenset[int]:
     """The ids that end a text of the target: those of its generation config and of its tokenizer."""
     if source.origin.random:  # the tokenizer is another model's

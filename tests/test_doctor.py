@@ -96,6 +96,9 @@ def test_random_weights_need_no_access(doctor: Doctor) -> None:
     findings = doctor("model=llama2-13b", "model.weights=random", "model.scale=debug")
     assert not failed(findings)
     assert "not needed" in findings["target: shape"].found and findings["disk"].found == "nothing is to be downloaded"
+    findings = doctor("model=llama2-7b", "model.draft.id=facebook/opt-125m", "model.weights=random")
+    assert failed(findings) >= {"vocabulary"} and "50272 for draft" in findings["vocabulary"].found
+    assert "pair" not in findings
 
 
 def test_two_families_are_named_without_tokenizers(doctor: Doctor) -> None:
@@ -134,6 +137,7 @@ def test_an_unknown_dtype_is_named_and_the_rest_is_checked(doctor: Doctor) -> No
     findings = doctor("dtype=int3")
     assert failed(findings) == {"target: dtype", "draft: dtype"}
     assert "unknown dtype 'int3'" in findings["target: dtype"].found and findings["memory"].verdict == "ok"
+    assert "dtype=auto" in findings["target: dtype"].advice
 
 
 def test_a_folder_without_weights_hides_nothing_of_the_draft(doctor: Doctor, saved_pair: Path, tmp_path: Path) -> None:
@@ -141,6 +145,10 @@ def test_a_folder_without_weights_hides_nothing_of_the_draft(doctor: Doctor, sav
     (pair / "target" / "model.safetensors").unlink()
     findings = doctor(pair=pair)
     assert failed(findings) == {"target: folder"} and "no weights" in findings["target: folder"].found
+    assert not {finding.verdict for finding in findings.values()} - {"ok", "fails"}, "its configuration tells the rest"
+    (pair / "target" / "config.json").unlink()
+    findings = doctor(pair=pair)
+    assert failed(findings) == {"target: folder"} and "no config.json" in findings["target: folder"].found
     assert findings["draft: attention"].verdict == "ok" and findings["memory"].verdict == "not checked"
 
 
@@ -192,7 +200,9 @@ def test_only_what_is_not_in_the_cache_is_to_be_downloaded(
     monkeypatch.setattr(disk, "free_bytes", lambda folder: 10**8)
     assert doctor(*wanted)["disk"].verdict == "fails"
     copy(saved_pair / "target" / "model.safetensors", snapshot)
-    assert doctor(*wanted)["disk"].found.startswith("all weights are in the cache")
+    findings = doctor(*wanted)
+    assert findings["disk"].found.startswith("all weights are in the cache")
+    assert findings["target: access"].found == "us/ours is readable, commit ccccccc"
 
 
 @pytest.mark.parametrize(
