@@ -75,7 +75,7 @@ class Team:
                 self.tell(None)
 
     def follow(self, handle: Callable[[Any], None]) -> None:
-        """The others' part: do what the leader tells, until it says no more; ends the process if the leader is gone."""
+        """The others' part: do what the leader tells, until it says no more; a failure of either ends the process."""
         _end_after_grace()
         try:
             if self.size == 1:
@@ -85,10 +85,10 @@ class Team:
         try:
             while (message := self._hear()) is not None:
                 handle(message)
-        except RuntimeError as error:
-            if "onnection" not in str(error):  # gloo's words for a leader that is gone
-                raise
+        except Exception as error:  # of any class: the leader waits for this part, so nothing goes on without it
             atexit.unregister(self._part)
+            if "onnection" not in str(error):  # gloo's words for a leader that is gone
+                traceback.print_exc()
             sys.exit(1)
 
     def tell(self, message: object) -> None:
