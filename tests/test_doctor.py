@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import copy, copytree
 
@@ -12,6 +12,8 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import ModelInfo
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from transformers import (
     AutoConfig,
     BloomConfig,
@@ -36,7 +38,7 @@ from experiments.settings import read_each
 from mtad.attention import check_trees
 from mtad.errors import UserError
 from tests.checkpoints import POSITIONS, save_tokenizer
-from tests.toy import ROOT, WORDS, composed, toy_settings
+from tests.toy import ROOT, WORDS, composed_here
 
 MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -53,6 +55,13 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _read_once() -> Iterator[None]:
+    """Hydra reads each file of conf once for all of these tests."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        yield
+
+
 @pytest.fixture
 def doctor(saved_pair: Path, tmp_path: Path) -> Doctor:
     """What the doctor finds of a run of the toy task on the saved pair, by check."""
@@ -60,8 +69,8 @@ def doctor(saved_pair: Path, tmp_path: Path) -> Doctor:
     def found(*overrides: str, pair: Path = saved_pair) -> dict[str, Finding]:
         own = [] if any(one.startswith("model=") for one in overrides) else ["target", "draft"]
         paths = [f"model.{role}.path={pair / role}" for role in own]
-        with composed("task=toy", "reference=[]", *paths, f"results_dir={tmp_path / 'results'}", *overrides) as config:
-            findings = diagnose(read_each(config))
+        config = composed_here("task=toy", "reference=[]", *paths, f"results_dir={tmp_path / 'results'}", *overrides)
+        findings = diagnose(read_each(config))
         assert not (tmp_path / "results").exists()
         return {finding.check: finding for finding in findings}
 
@@ -264,12 +273,10 @@ def test_a_job_is_compared_with_the_run(variables: dict[str, str], use: Use, ver
     assert last.advice or verdict == "ok" or "start one" in last.found
 
 
-def test_a_run_of_several_tasks_without_torchrun_ends_at_once(
-    saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_of_several_tasks_without_torchrun_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     with pytest.raises(UserError, match=r"^srun has started 2 tasks, and each would do the same run: start one "):
-        prepare(toy_settings(saved_pair, tmp_path))
+        prepare(*read_each(composed_here("task=toy")))
 
 
 def test_the_command_ends_in_the_table_and_its_exit_code(
@@ -278,6 +285,7 @@ def test_the_command_ends_in_the_table_and_its_exit_code(
     toy = [f"hydra.searchpath=[file://{ROOT}/tests/conf]", "task=toy", "doctor=true"]
     pair = [f"model.{role}.path={saved_pair / role}" for role in ("target", "draft")]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(GlobalHydra.instance(), "hydra", None)  # the command starts its own
     monkeypatch.setattr("mtad.loading.read_weights", lambda *_: pytest.fail("weights were read"))
     monkeypatch.setattr(sys, "argv", ["run.py", *toy, *pair])
     entry.main()
