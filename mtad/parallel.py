@@ -57,12 +57,11 @@ class Team:
 
         The cells of a sweep enter it one after the other, and the others follow as often.
         """
-        started = int(os.environ.get("WORLD_SIZE", 1))
-        if started < 2:
+        if started() < 2:
             yield
             return
-        if self.size < started:
-            self._meet(started)
+        if self.size < started():
+            self._meet(started())
         try:
             yield
         except Exception:
@@ -79,7 +78,7 @@ class Team:
         _end_after_grace()
         try:
             if self.size == 1:
-                self._meet(int(os.environ["WORLD_SIZE"]))
+                self._meet(started())
         except UserError:
             sys.exit(1)  # the leader finds the same, and says so
         try:
@@ -158,9 +157,14 @@ def _self() -> tuple[tuple[str, ...], int]:
 team = Team()
 
 
+def started() -> int:
+    """How many processes torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def is_follower() -> bool:
     """Whether torchrun started this process beside the one that leads."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and int(os.environ.get("RANK", 0)) > 0
+    return started() > 1 and int(os.environ.get("RANK", 0)) > 0
 
 
 def local_rank() -> int:

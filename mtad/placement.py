@@ -17,7 +17,7 @@ from torch import nn
 
 from mtad.errors import UserError
 from mtad.meter.visible import torch_uuids
-from mtad.parallel import team
+from mtad.parallel import started, team
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def find_placement(
         if device_map is not None:
             raise UserError("tp_plan and device_map are two ways to share the target: leave one of them out")
         return Placement((main,), draft or main, _ranks())
-    if team.size > 1:
-        raise UserError(f"torchrun has started {team.size} processes: share the target with tp_plan=auto, or start one")
+    if started() > 1:
+        raise UserError(f"torchrun has started {started()} processes: share the target with tp_plan=auto, or start one")
     if device_map is None:
         return Placement((main,), draft or main)
     devices = _mapped(device_map, draft)
