@@ -21,6 +21,7 @@ from experiments.environment import PROC, allowed_cores, cgroup_quota, fact
 from mtad.meter.device import UnreadableError
 from mtad.meter.nvml import Gpu, find_gpu
 from mtad.meter.visible import torch_uuids
+from mtad.parallel import team
 
 LOUD_CORES = 0.2  # busy with others' work: above it they are named. Kernel threads and a shell stay well below
 SAMPLE_SECONDS = 0.7  # of watching before a measurement
@@ -61,7 +62,6 @@ class Watch:
 
     def __init__(self, device: torch.device, gpus: Sequence[str] | None = None, proc: Path = PROC) -> None:
         """Watch the cores and `gpus`, by UUID; by default the one that `device` is."""
-        self._device = device
         self._gpus = [_Gpu(uuid) for uuid in (torch_uuids(device) if gpus is None else gpus)]
         self._cpu = CpuLoad(proc, allowed_cores())
 
@@ -88,7 +88,7 @@ class Watch:
 
     def _processes(self) -> dict[str, Any]:
         try:
-            seen = [gpu.strangers(self._device) for gpu in self._gpus]
+            seen = [gpu.strangers() for gpu in self._gpus]
         except UnreadableError as error:
             return fact("gpu_processes", None, str(error))
         if not seen:
@@ -165,11 +165,14 @@ class _Gpu:
         """The GPU itself."""
         return find_gpu(self._uuid)
 
-    def strangers(self, device: torch.device) -> Strangers:
+    def strangers(self) -> Strangers:
         """Other processes, from a list at most PROCESSES_SECONDS old."""
         if time.monotonic() - self._asked >= PROCESSES_SECONDS:
-            mine = {os.getpid(), *companions(PROC)}
-            self._seen = strangers_on(self.found.processes(), mine, self.found.used_bytes(), _held(device))
+            mine, processes = {os.getpid(), *companions(PROC)}, self.found.processes()
+            if self._uuid in team.uuids and len(processes) < 2 and not processes.keys() & mine:
+                self._seen = Strangers(0, certain=False)  # how much its part of the target takes there is not known
+            else:
+                self._seen = strangers_on(processes, mine, self.found.used_bytes(), _held(self._uuid))
             self._asked = time.monotonic()
         return self._seen
 
@@ -213,7 +216,9 @@ def _unknown(laps: Sequence[Mapping[str, Any]], what: str) -> Iterable[str]:
             yield f"whether {claim} is unknown for {len(reasons)} of {len(laps)} {what}: {reasons[0]}"
 
 
-def _held(device: torch.device) -> int | None:
-    """Bytes that this process holds on the GPU for tensors; None before its first use of a GPU."""
-    in_use = device.type == "cuda" and torch.cuda.is_initialized()
-    return torch.cuda.memory_reserved(device) if in_use else None
+def _held(uuid: str) -> int | None:
+    """Bytes that this process holds on the GPU for tensors; None before its first use of one."""
+    if not torch.cuda.is_initialized():
+        return None
+    every = (torch.device("cuda", index) for index in range(torch.cuda.device_count()))
+    return sum(torch.cuda.memory_reserved(device) for device in every if uuid in torch_uuids(device))

@@ -55,14 +55,16 @@ class Journal:
 
     def rows(self) -> list[Row]:
         """All whole rows; a torn last line is cut off the file. Raises UserError."""
+        return [self._row(number, line) for number, line in enumerate(self.mend().split(b"\n")[:-1], start=1)]
+
+    def mend(self) -> bytes:
+        """Cut off a torn last line, which the next row would go on with; what is left. Raises UserError."""
         with disk("read", self.path):
-            if not self.path.exists():
-                return []
-            content = self.path.read_bytes()
+            content = self.path.read_bytes() if self.path.exists() else b""
             whole = content[: content.rfind(b"\n") + 1]
             if len(whole) < len(content):
                 os.truncate(self.path, len(whole))
-        return [self._row(number, line) for number, line in enumerate(whole.split(b"\n")[:-1], start=1)]
+        return whole
 
     def _row(self, number: int, line: bytes) -> Row:
         """A line of the journal. Raises UserError."""

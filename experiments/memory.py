@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,8 @@ class Need:
                 raise UserError(
                     f"the run does not fit on {name}: it needs {spoken(size)} there"
                     f"{f', {spoken(self.total)} in all' if several else ''} ({self}), and {name} has {spoken(total)}; "
-                    f"less is needed with model.target.bits=8 or 4, a shorter dtype, fewer rows or a smaller "
-                    f"max_new_tokens, and device_map=auto spreads the target over several GPUs"
+                    f"less is needed with fewer model.target.bits (8, 4), a shorter dtype, fewer rows or a smaller "
+                    f"max_new_tokens{'' if several else ', and device_map=auto spreads the target over several GPUs'}"
                 )
             if free is None or loaded:
                 continue
@@ -213,26 +213,37 @@ def _text(file: Path) -> str:
         return ""
 
 
-def start_peak(device: torch.device) -> None:
-    """Count the peak from now on, where that can be: on a GPU."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+def start_peak(devices: Iterable[torch.device]) -> None:
+    """Count the peaks from now on, where that can be: on GPUs."""
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak(device: torch.device) -> int | None:
-    """The most bytes so far: tensors on a GPU, else the resident pages of this process; None: not known here."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+def peak(devices: Iterable[torch.device]) -> dict[str, int]:
+    """The most bytes so far: tensors on each GPU, without one the resident pages of this process; nothing: not known.
+
+    The peaks of several GPUs need not be of one moment.
+    """
+    if gpus := [device for device in devices if device.type == "cuda"]:
+        return {str(device): torch.cuda.max_memory_allocated(device) for device in gpus}
     if os.name != "posix":
-        return None
+        return {}
     import resource  # not there elsewhere
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return {"cpu": most if sys.platform == "darwin" else most * 1024}
 
 
-def describe(need: Need, device: torch.device, peaks: Mapping[str, int | None]) -> dict[str, Any]:
-    """For the record of a process: what was foreseen, and the peak by then at the end of its parts."""
-    what = "tensors on the device" if device.type == "cuda" else "resident memory of the process"
-    reason = None if peaks else "the process has not come to the end of a pass"
-    return {"forecast": asdict(need), "peak_of": what, "peak_bytes": dict(peaks) or None, "peak_bytes_reason": reason}
+def describe(need: Need, peaks: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """For the record of a process: what was foreseen, and the peaks by then at the end of its parts, see `peak`."""
+    devices = {name for by_device in peaks.values() for name in by_device}
+    several = "s, each at its own peak" if len(devices) > 1 else ""
+    what = "resident memory of the process" if devices <= {"cpu"} else f"tensors on the device{several}"
+    return {
+        "forecast": asdict(need),
+        "peak_of": what if peaks else None,
+        "peak_bytes": {part: sum(by_device.values()) for part, by_device in peaks.items()} or None,
+        "peak_bytes_by_device": {part: dict(by_device) for part, by_device in peaks.items()} or None,
+        "peak_bytes_reason": None if peaks else "the process has not come to the end of a pass",
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from experiments.build import lacking
+from experiments.doctor.slurm import check_tasks
 from experiments.identity import run_id
 from experiments.journal import Row
 from experiments.prompting import Prompting, looks_back, prompting
@@ -137,6 +139,7 @@ def split(settings: Settings, held: int) -> tuple[Settings, Settings]:
 @at_once()
 def prepare(settings: Settings) -> Plan:
     """Find the models, take the prompts, and check that they fit. Raises UserError."""
+    check_tasks(os.environ)
     placement = place(settings)
     for variant in settings.variants:
         if reason := lacking(type(variant.decoder)):

@@ -48,7 +48,7 @@ class Process:
         self.meter, self.no_energy = find_meter(plan.settings, plan.placement)
         self.judge = find_judge(plan.settings.judge, plan.placement.draft) if plan.settings.judge else None
         self.began = False
-        self._peaks: dict[str, int | None] = {}
+        self._peaks: dict[str, dict[str, int]] = {}
         if not sys.stderr.isatty():
             disable_progress_bar()
 
@@ -89,7 +89,7 @@ class Process:
         loaded = shelf.holds(plan.blueprint, plan.settings.engine, plan.settings.rows)
         for line in self.need.say(plan.device, loaded):
             say(line)
-        start_peak(plan.device)
+        start_peak(plan.placement.all)
         bench = Bench(self.plan, self.provenance, self.watch)
         bench.reserve(self.need.room)
         bench.warm_up()
@@ -113,7 +113,7 @@ class Process:
             **fact("meter", self.meter.describe(described) if self.meter else None, self.no_energy),
             **fact("engines", self._engines, "the pair was not loaded"),
             "noninferiority_margin": plan.settings.noninferiority_margin,
-            "memory": describe(self.need, plan.device, {}),
+            "memory": describe(self.need, {}),
         }
         known = {"weights": plan.weights, "processes": [*before, here]}
         plan.folder.write_json("environment.json", {**self.stamp, **known})
@@ -128,13 +128,12 @@ class Process:
         """A pass has ended: the peak of memory, and what ran forwards, go to the record, if anything was measured."""
         if not self.began or name in self._peaks:
             return
-        most = peak(self.plan.device)
-        if most is not None:
+        if most := peak(self.plan.placement.all):
             self._peaks[name] = most
         record = self.plan.folder.read_json("environment.json")
         for process in record["processes"]:
             if process["process_id"] == self.id:
-                process["memory"] = describe(self.need, self.plan.device, self._peaks)
+                process["memory"] = describe(self.need, self._peaks)
                 process |= fact("engines", self._engines, "the pair was not loaded")  # it may have fallen back since
         self.plan.folder.write_json("environment.json", record)
 

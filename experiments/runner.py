@@ -135,6 +135,7 @@ def measure(process: Process) -> None:
     say(f"{len(prompts)} prompts, {len(plan.labels)} variants on {plan.placement}: {folder.path}")
     bench = process.bench
     process.begin()
+    folder.trace.mend()  # nothing else has read it yet
     total = sum(map(len, plan.cells.values()))
     left = sum(len(plan.cells[prompt.id]) for prompt in prompts)
     with progress(total, total - left, burst=len(plan.labels)) as advance:

@@ -59,7 +59,8 @@ def batch_notes(summary: Summary) -> Iterator[str]:
     if no_interval := {one["tokens_per_second_low_reason"] for one in every.values()} - {None}:
         yield from sorted(f"batches: {reason}" for reason in no_interval)
     yield from (f"batches: {note}" for note in metering_notes(found))
-    yield from _equality(every)
+    if not summary.get("replay"):  # whose texts are the same whatever is computed
+        yield from _equality(every)
     yield from found["isolation"]
     if len(found["code_versions"]) > 1:
         yield f"MIXED: windows of {len(found['code_versions'])} versions of the code"

@@ -32,6 +32,7 @@ def trace_row(plan: Plan, variant: Variant, sample: Row, output: Output) -> Row:
         "options": published(variant.options),
         "sampling": asdict(variant.sampling),
         "place": plan.labels.index(variant.label),
+        "variant_group": variant.group,
         "joint": decoder.joint,
         "drafts": decoder.drafts,
         "warp": asdict(variant.sampling.warp(decoder.joint)),

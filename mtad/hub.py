@@ -19,22 +19,27 @@ from mtad.checkpoint import check_whole, weight_files
 from mtad.errors import UserError, first_line
 
 TIMEOUT_SECONDS = 5.0
+SMALL_FILES = ("config.json", "tokenizer_config.json", "generation_config.json")  # the last says what ends a text
 
 
 def whole_snapshot(repository: str, commit: str) -> Path | None:
-    """The folder of the hub's cache that holds this commit with all of its weights, to be read without a network.
+    """The folder of the hub's cache that holds this commit with all that a run reads, to be read without a network.
 
-    Raises UserError if a file there is damaged.
+    Raises UserError if a file of weights there is damaged.
     """
-    cached = try_to_load_from_cache(repository, "config.json", revision=commit)
-    if not isinstance(cached, str):
+    # Beside the path of a file the cache may know that the hub has none; it gives None where it knows neither.
+    known = [try_to_load_from_cache(repository, name, revision=commit) for name in SMALL_FILES]
+    if None in known or not isinstance(known[0], str):
         return None
-    folder, where = Path(cached).parent, f"{repository} in the hub's cache"
+    folder, where = Path(known[0]).parent, f"{repository} in the hub's cache"
     try:
         files = weight_files(where, folder)
     except UserError:  # not all of it has been downloaded yet
         return None
-    check_whole(where, files)
+    try:
+        check_whole(where, files)
+    except UserError as error:
+        raise UserError(f"{error}, after removing {folder.parents[1]}") from None
     return folder
 
 

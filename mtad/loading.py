@@ -19,7 +19,7 @@ from mtad.model import CausalModel
 from mtad.placement import ON_CPU, Placement, find_device, layer_devices
 from mtad.recorded import Mode
 from mtad.shared import check_shared, lead
-from mtad.sources import ModelSpec, Origin, Source, end_tokens, find_model, read_tokenizer, same_vocabulary
+from mtad.sources import ModelSpec, Origin, Source, end_tokens, find_model, read_tokenizer, same_rows, same_vocabulary
 from mtad.weights import read_weights
 
 
@@ -124,12 +124,13 @@ def inspect_pair(
         source.parameters  # noqa: B018  # a configuration that makes no model is found here
     real = [source for source in sources if not source.origin.random]
     tokenizers = [read_tokenizer(source) for source in real or sources[:1]]
-    same_vocabulary(real, tokenizers)
+    if real:
+        same_vocabulary(real, tokenizers)
+    else:
+        same_rows([*sources])
     vocabulary = max(tokenizers[0].get_vocab().values()) + 1 if real else sources[0].config.vocab_size
     for source in sources:
         rows = source.config.vocab_size
-        if not real and rows != vocabulary:
-            raise UserError(f"the pair has two vocabularies: {vocabulary} tokens, and {rows} for {source.name}")
         if rows < vocabulary:
             raise UserError(
                 f"{source.name} has {rows} rows of embeddings, fewer than the {vocabulary} tokens of its tokenizer"

@@ -43,8 +43,8 @@ class CausalModel:
     Attributes:
         lm: the Hugging Face model, in evaluation mode.
         vocabulary: how many logits are real; padded rows of the embedding are sliced off.
-        device: where the model takes its input.
-        devices: all that hold weights; logits come from the last.
+        device: where the model takes its input, and gives its logits: accelerate brings them back there.
+        devices: all that hold weights.
         max_positions: the longest text that it takes, in tokens.
         tolerance: see `TOLERANCE`.
     """
@@ -52,7 +52,7 @@ class CausalModel:
     def __init__(self, lm: PreTrainedModel, vocabulary: int, rows: int = 1, engine: Mode = "auto") -> None:
         self.lm = lm.eval().requires_grad_(False)  # a trace would keep what gradients need
         self.device: torch.device = lm.device  # which looks through its parameters, and is asked for often
-        self.devices = _devices(lm)
+        self.devices = list(dict.fromkeys(weight.device for weight in lm.parameters()))
         self.vocabulary = vocabulary
         self.max_positions: int = lm.config.max_position_embeddings
         self.tolerance = TOLERANCE.get(lm.dtype, 0.5)
@@ -158,8 +158,8 @@ class CausalModel:
                 torch.cuda.synchronize(device)
 
     def mark(self) -> Mark:
-        """A mark in the time of the device that a forward ends on."""
-        return mark(self.devices[-1])
+        """A mark in the time of the device that a forward begins and ends on."""
+        return mark(self.device)
 
     def score(
         self, texts: Sequence[tuple[Sequence[int], Sequence[int]]], batch_tokens: int = SCORE_BATCH_TOKENS
@@ -202,12 +202,6 @@ class CausalModel:
             input_ids=ids, position_ids=places, attention_mask=mask, use_cache=False, logits_to_keep=keep
         ).logits
         return [logits[i, keep - len(output) :, : self.vocabulary] for i, (_, output) in enumerate(texts)]
-
-
-def _devices(lm: PreTrainedModel) -> list[torch.device]:
-    """Those that hold weights, each once, the one that logits come from last."""
-    last = lm.get_output_embeddings().weight.device
-    return [*dict.fromkeys(weight.device for weight in lm.parameters() if weight.device != last), last]
 
 
 def _devices_of_layers(lm: PreTrainedModel) -> list[torch.device]:

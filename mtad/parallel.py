@@ -9,10 +9,13 @@ Knows processes and calls by name; the sharing of the layers themselves is trans
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -37,7 +40,7 @@ class Team:
     """The processes of this torchrun, as far as one of them knows.
 
     Attributes:
-        size: how many; 1 without torchrun, and until `together` has been entered.
+        size: how many; 1 without torchrun, and until they have met.
         uuids: of the other processes' GPUs, as torch calls them; known once the team has met.
         pids: their numbers.
     """
@@ -50,37 +53,42 @@ class Team:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """The leader's part: within, it may tell; afterwards the others end. Raises UserError on several machines."""
-        started = int(os.environ.get("WORLD_SIZE", 1))
-        if started < 2:
+        """The leader's part: within, it may tell; afterwards `follow` of the others ends. Raises UserError as `_meet`.
+
+        The cells of a sweep enter it one after the other, and the others follow as often.
+        """
+        if started() < 2:
             yield
             return
-        self._meet(started)
-        others = self.gather(_self())[1:]
-        self.uuids = tuple(uuid for uuids, _ in others for uuid in uuids)
-        self.pids = tuple(pid for _, pid in others)
+        if self.size < started():
+            self._meet(started())
         try:
             yield
+        except Exception:
+            if self._telling:  # the others wait in the middle of a forward, and no cell could ask them for another
+                traceback.print_exc()
+                sys.exit(1)
+            raise
         finally:
-            # Broken off in the middle of a forward, the others wait in it: torchrun ends them.
             if not self._telling:
                 self.tell(None)
-                dist.destroy_process_group()
-            self.size = 1
 
     def follow(self, handle: Callable[[Any], None]) -> None:
-        """The others' part: do what the leader tells, until it says no more or is gone."""
+        """The others' part: do what the leader tells, until it says no more; a failure of either ends the process."""
         _end_after_grace()
-        self._meet(int(os.environ["WORLD_SIZE"]))
         try:
-            self.gather(_self())
+            if self.size == 1:
+                self._meet(started())
+        except UserError:
+            sys.exit(1)  # the leader finds the same, and says so
+        try:
             while (message := self._hear()) is not None:
                 handle(message)
-        except RuntimeError as error:
+        except Exception as error:  # of any class: the leader waits for this part, so nothing goes on without it
+            atexit.unregister(self._part)
             if "onnection" not in str(error):  # gloo's words for a leader that is gone
-                raise
-            return
-        dist.destroy_process_group()
+                traceback.print_exc()
+            sys.exit(1)
 
     def tell(self, message: object) -> None:
         """Give a message, which pickle must know, to all others; the leader calls this."""
@@ -120,7 +128,7 @@ class Team:
         return pickle.loads(frame[8:length].numpy().tobytes())
 
     def _meet(self, size: int) -> None:
-        """Raises UserError."""
+        """Once, all of them. Raises UserError on several machines, and where there are too few GPUs."""
         if int(os.environ.get("LOCAL_WORLD_SIZE", size)) != size:
             raise UserError("tensor parallel works within one machine: start all processes of torchrun on one node")
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -129,7 +137,16 @@ class Team:
         if gpus:
             torch.cuda.set_device(local_rank())
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=LONGEST_SILENCE)
+        atexit.register(self._part)
         self.size = size
+        others = [one for rank, one in enumerate(self.gather(_self())) if rank != dist.get_rank()]
+        self.uuids = tuple(uuid for uuids, _ in others for uuid in uuids)
+        self.pids = tuple(pid for _, pid in others)
+
+    def _part(self) -> None:
+        """At the end of the process; one that breaks off in the middle of a forward leaves the others to torchrun."""
+        if not self._telling:
+            dist.destroy_process_group()
 
 
 def _self() -> tuple[tuple[str, ...], int]:
@@ -140,9 +157,14 @@ def _self() -> tuple[tuple[str, ...], int]:
 team = Team()
 
 
+def started() -> int:
+    """How many processes torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def is_follower() -> bool:
     """Whether torchrun started this process beside the one that leads."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and int(os.environ.get("RANK", 0)) > 0
+    return started() > 1 and int(os.environ.get("RANK", 0)) > 0
 
 
 def local_rank() -> int:

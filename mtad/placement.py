@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import nn
 
 from mtad.errors import UserError
 from mtad.meter.visible import torch_uuids
-from mtad.parallel import team
+from mtad.parallel import started, team
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,10 @@ def find_placement(
         if device_map is not None:
             raise UserError("tp_plan and device_map are two ways to share the target: leave one of them out")
         return Placement((main,), draft or main, _ranks())
-    if team.size > 1:
-        raise UserError(f"torchrun has started {team.size} processes: share the target with tp_plan=auto, or start one")
+    if started() > 1:
+        raise UserError(f"torchrun has started {started()} processes: share the target with tp_plan=auto, or start one")
     if device_map is None:
         return Placement((main,), draft or main)
-    if find_spec("accelerate") is None:
-        raise UserError("device_map needs accelerate: pip install accelerate")
     devices = _mapped(device_map, draft)
     if device not in ("auto", devices[0].type):
         raise UserError(f"device={device} and device_map are two answers to one question: leave one of them out")

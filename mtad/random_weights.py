@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import dispatch_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
@@ -120,8 +121,6 @@ def random_model(
             quantize(ends[id(parameter)])
     model.tie_weights()
     if len(places) > 1:
-        from accelerate import dispatch_model  # of the optional group `large`
-
         model = dispatch_model(model, device_map=dict(places), force_hooks=True)
     return model
 

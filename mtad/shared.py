@@ -71,10 +71,13 @@ class _Followed:
             getattr(self._model, name)(*arguments)
 
 
+_followed = _Followed()  # one for all cells of a sweep, as the leader may keep its model over several
+
+
 def follow() -> None:
     """What every process of torchrun does but the leader's."""
     disable_progress_bar()
-    team.follow(_Followed())
+    team.follow(_followed)
 
 
 def lead(source: Source, vocabulary: int, rows: int) -> Leader:

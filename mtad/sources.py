@@ -131,14 +131,14 @@ def find_model(key: str, spec: ModelSpec, dtype: str | None = None, device: torc
             folder = check_weights(key, find_folder(spec.path))
             origin = Origin(None, None, folder.resolve().name, content_hash(folder, CONTENT), *used)
         name = f"{role} {spec.path}"
-        return Source(name, str(folder), None, _config(name, str(folder), None), number, origin, quantization)
+        return Source(name, str(folder), None, read_config(name, str(folder), None), number, origin, quantization)
     if not spec.id:
         raise UserError(f"{key} needs a hub id or a folder: give {key}.path=FOLDER")
     commit = commit_of(key, spec.id, spec.revision)
     held = whole_snapshot(spec.id, commit)  # transformers asks the hub all the same, again and again if it is away
     where, revision = (str(held), None) if held else (spec.id, commit)
     origin, name = Origin(spec.id, commit, None, None, *used), f"{role} {spec.id}"
-    return Source(name, where, revision, _config(name, where, revision), number, origin, quantization)
+    return Source(name, where, revision, read_config(name, where, revision), number, origin, quantization)
 
 
 def _random_shape(key: str, spec: ModelSpec) -> Shape:
@@ -166,7 +166,8 @@ def reading(what: str) -> Iterator[None]:
         raise UserError(f"cannot read {what}: {kind}{first_line(error)}") from None
 
 
-def _config(name: str, where: str, revision: str | None) -> Any:
+def read_config(name: str, where: str, revision: str | None = None) -> Any:
+    """The configuration of Hugging Face, of a folder or of a commit on the hub. Raises UserError."""
     with reading(f"the config of {name}"):
         config = AutoConfig.from_pretrained(where, revision=revision)
     if not hasattr(config, "max_position_embeddings"):
@@ -196,6 +197,13 @@ def same_vocabulary(sources: list[Source], tokenizers: list[Any]) -> None:
         f"the pair has two vocabularies: token {number} is {first.get(number)!r} for {sources[0].name} "
         f"({len(first)} tokens) and {second.get(number)!r} for {sources[1].name} ({len(second)} tokens)"
     )
+
+
+def same_rows(sources: list[Source]) -> None:
+    """Raises UserError unless models of random weights, which have no tables of tokens, have as many rows each."""
+    first, second = (source.config.vocab_size for source in sources)
+    if first != second:
+        raise UserError(f"the pair has two vocabularies: {first} tokens, and {second} for {sources[1].name}")
 
 
 def end_tokens(source: Source, tokenizer: Any) -> frozenset[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import copy, copytree
 
@@ -12,6 +12,8 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import ModelInfo
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from transformers import (
     AutoConfig,
     BloomConfig,
@@ -31,11 +33,12 @@ from experiments.doctor import disk
 from experiments.doctor.examine import diagnose
 from experiments.doctor.finding import Finding
 from experiments.doctor.slurm import Use, slurm
+from experiments.plan import prepare
 from experiments.settings import read_each
 from mtad.attention import check_trees
 from mtad.errors import UserError
 from tests.checkpoints import POSITIONS, save_tokenizer
-from tests.toy import ROOT, WORDS, composed
+from tests.toy import ROOT, WORDS, composed_here
 
 MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -48,8 +51,15 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No network, an empty cache of the hub, and no job that these tests run in."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    for name in ("SLURM_JOB_ID", *TORCHRUN):
+    for name in ("SLURM_JOB_ID", "SLURM_STEP_NUM_TASKS", *TORCHRUN):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _read_once() -> Iterator[None]:
+    """Hydra reads each file of conf once for all of these tests."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        yield
 
 
 @pytest.fixture
@@ -59,8 +69,8 @@ def doctor(saved_pair: Path, tmp_path: Path) -> Doctor:
     def found(*overrides: str, pair: Path = saved_pair) -> dict[str, Finding]:
         own = [] if any(one.startswith("model=") for one in overrides) else ["target", "draft"]
         paths = [f"model.{role}.path={pair / role}" for role in own]
-        with composed("task=toy", "reference=[]", *paths, f"results_dir={tmp_path / 'results'}", *overrides) as config:
-            findings = diagnose(read_each(config))
+        config = composed_here("task=toy", "reference=[]", *paths, f"results_dir={tmp_path / 'results'}", *overrides)
+        findings = diagnose(read_each(config))
         assert not (tmp_path / "results").exists()
         return {finding.check: finding for finding in findings}
 
@@ -96,6 +106,9 @@ def test_random_weights_need_no_access(doctor: Doctor) -> None:
     findings = doctor("model=llama2-13b", "model.weights=random", "model.scale=debug")
     assert not failed(findings)
     assert "not needed" in findings["target: shape"].found and findings["disk"].found == "nothing is to be downloaded"
+    findings = doctor("model=llama2-7b", "model.draft.id=facebook/opt-125m", "model.weights=random")
+    assert failed(findings) >= {"vocabulary"} and "50272 for draft" in findings["vocabulary"].found
+    assert "pair" not in findings
 
 
 def test_two_families_are_named_without_tokenizers(doctor: Doctor) -> None:
@@ -134,6 +147,7 @@ def test_an_unknown_dtype_is_named_and_the_rest_is_checked(doctor: Doctor) -> No
     findings = doctor("dtype=int3")
     assert failed(findings) == {"target: dtype", "draft: dtype"}
     assert "unknown dtype 'int3'" in findings["target: dtype"].found and findings["memory"].verdict == "ok"
+    assert "dtype=auto" in findings["target: dtype"].advice
 
 
 def test_a_folder_without_weights_hides_nothing_of_the_draft(doctor: Doctor, saved_pair: Path, tmp_path: Path) -> None:
@@ -141,6 +155,10 @@ def test_a_folder_without_weights_hides_nothing_of_the_draft(doctor: Doctor, sav
     (pair / "target" / "model.safetensors").unlink()
     findings = doctor(pair=pair)
     assert failed(findings) == {"target: folder"} and "no weights" in findings["target: folder"].found
+    assert not {finding.verdict for finding in findings.values()} - {"ok", "fails"}, "its configuration tells the rest"
+    (pair / "target" / "config.json").unlink()
+    findings = doctor(pair=pair)
+    assert failed(findings) == {"target: folder"} and "no config.json" in findings["target: folder"].found
     assert findings["draft: attention"].verdict == "ok" and findings["memory"].verdict == "not checked"
 
 
@@ -192,7 +210,9 @@ def test_only_what_is_not_in_the_cache_is_to_be_downloaded(
     monkeypatch.setattr(disk, "free_bytes", lambda folder: 10**8)
     assert doctor(*wanted)["disk"].verdict == "fails"
     copy(saved_pair / "target" / "model.safetensors", snapshot)
-    assert doctor(*wanted)["disk"].found.startswith("all weights are in the cache")
+    findings = doctor(*wanted)
+    assert findings["disk"].found.startswith("all weights are in the cache")
+    assert findings["target: access"].found == "us/ours is readable, commit ccccccc"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +246,8 @@ GPU_RUN = Use(gpus=2, on_gpu=True, threads=2, bytes=None)
 @pytest.mark.parametrize(
     ("variables", "use", "verdict", "said"),
     [
-        ({"SLURM_NTASKS": "4"}, CPU_RUN, "fails", "4 tasks"),
+        ({"SLURM_NTASKS": "4"}, CPU_RUN, "warning", "4 tasks"),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, CPU_RUN, "fails", "start one (--ntasks=1)"),
         ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, CPU_RUN, "ok", "job 7"),
         ({"SLURM_NTASKS": "2", "WORLD_SIZE": "2"}, CPU_RUN, "ok", "job 7"),
         ({"SLURM_GPUS_ON_NODE": "2"}, CPU_RUN, "fails", "torch sees 0"),
@@ -248,7 +269,14 @@ GPU_RUN = Use(gpus=2, on_gpu=True, threads=2, bytes=None)
 )
 def test_a_job_is_compared_with_the_run(variables: dict[str, str], use: Use, verdict: str, said: str) -> None:
     last = slurm({"SLURM_JOB_ID": "7", **variables}, use)[-1]
-    assert last.verdict == verdict and said in last.found and (last.advice or verdict == "ok")
+    assert last.verdict == verdict and said in last.found
+    assert last.advice or verdict == "ok" or "start one" in last.found
+
+
+def test_a_run_of_several_tasks_without_torchrun_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(UserError, match=r"^srun has started 2 tasks, and each would do the same run: start one "):
+        prepare(*read_each(composed_here("task=toy")))
 
 
 def test_the_command_ends_in_the_table_and_its_exit_code(
@@ -257,6 +285,7 @@ def test_the_command_ends_in_the_table_and_its_exit_code(
     toy = [f"hydra.searchpath=[file://{ROOT}/tests/conf]", "task=toy", "doctor=true"]
     pair = [f"model.{role}.path={saved_pair / role}" for role in ("target", "draft")]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(GlobalHydra.instance(), "hydra", None)  # the command starts its own
     monkeypatch.setattr("mtad.loading.read_weights", lambda *_: pytest.fail("weights were read"))
     monkeypatch.setattr(sys, "argv", ["run.py", *toy, *pair])
     entry.main()

@@ -26,6 +26,7 @@ BELOW = {  # the packages of ours that each may import, itself apart
 OURS = {*BELOW, "run", "tests", "conf"}
 CONFIGURATION = {"hydra", "omegaconf"}  # what algorithms do not know
 OPTIONAL = (
+    "bitsandbytes",
     "datasets",
     "jinja2",
     "lm_eval",
@@ -34,6 +35,7 @@ OPTIONAL = (
     "rouge_score",
     "sqlglot",
     "submitit",
+    "torchao",
     "vllm",
     "wandb",
 )
@@ -78,6 +80,8 @@ def test_a_run_on_the_embedded_pair_needs_no_optional_package() -> None:
     everything = [*modules("mtad", "baselines", "experiments"), "run"]
     names = [name for name in everything if not name.startswith("experiments.report")]  # a run makes no reports
     program = f"import importlib, sys\n{blocked}for name in {names!r}:\n    importlib.import_module(name)\n"
+    program += "from mtad.loading import ModelSpec, load_pair\n"
+    program += "load_pair(*(ModelSpec(path=f'mtad/tiny/{role}') for role in ('target', 'draft')), 'cpu')\n"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

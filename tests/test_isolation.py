@@ -247,7 +247,7 @@ def test_in_a_container_memory_tells_others_from_us(
 
 def test_none_that_is_not_certain_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch(torch.device("cpu"), gpus=["GPU-x"])
-    monkeypatch.setattr(watch._gpus[0], "strangers", lambda _: Strangers(0, certain=False))
+    monkeypatch.setattr(watch._gpus[0], "strangers", lambda: Strangers(0, certain=False))
     seen = watch._processes()
     assert seen["gpu_processes"] is None and "containers" in seen["gpu_processes_reason"]
     assert "whether other processes used the GPU is unknown for 1 of 1 texts" in findings([{**QUIET, **seen}])[0]

@@ -126,12 +126,22 @@ def test_free_memory_is_that_of_the_machine_within_the_limits_of_cgroups(
 
 def test_the_peak_of_a_process_holds_what_it_has_touched() -> None:
     block = torch.ones(20_000_000)
-    most = peak(CPU)
-    assert most is not None and most > block.nbytes
+    assert peak([CPU])["cpu"] > block.nbytes
+
+
+def test_peaks_of_several_gpus_are_summed_and_stand_beside_it_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = [torch.device("cuda", i) for i in range(2)]
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 10 + device.index)
+    assert peak([*gpus, CPU]) == {"cuda:0": 10, "cuda:1": 11}
+    told = describe(NEED, {"texts": peak(gpus)})
+    assert told["peak_bytes"] == {"texts": 21} and told["peak_of"] == "tensors on the devices, each at its own peak"
+    assert told["peak_bytes_by_device"] == {"texts": {"cuda:0": 10, "cuda:1": 11}}
+    assert describe(NEED, {"texts": peak(gpus[:1])})["peak_of"] == "tensors on the device"
 
 
 def test_the_record_and_the_note_are_of_the_process_with_the_highest_peak() -> None:
-    killed, low, high = (describe(NEED, CPU, peaks) for peaks in ({}, {"run": 5}, {"texts": 7, "run": 3 * 10**9}))
+    of_passes = ({}, {"run": {"cpu": 5}}, {"texts": {"cpu": 7}, "run": {"cpu": 3 * 10**9}})
+    killed, low, high = (describe(NEED, peaks) for peaks in of_passes)
     assert killed["peak_bytes"] is None and "end of a pass" in killed["peak_bytes_reason"]
     found = summed_up([{}, {"memory": killed}, {"memory": low}, {"memory": high}])
     assert found is not None and found["peak_bytes"] == 3 * 10**9 and found["weights_bytes"] == 26_136_000_000

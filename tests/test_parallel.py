@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mtad.errors import UserError
+from mtad.parallel import Team
 from mtad.shared import check_shared
 from mtad.sources import ModelSpec, find_model
 from tests.started_runs import TOY
@@ -21,13 +22,29 @@ from tests.toy import ROOT
 RUN = (*TOY, "decoder=mtad", "reference=[autoregressive,speculative]", "limit=3", "max_new_tokens=8", "chat=false")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
 
+# `run.py` whose target, in the process of this rank, fails in its fourth forward.
+FAILING = """
+import os, sys
+from mtad.model import CausalModel
+from mtad.parallel import team
+import run
+rank, forward, count = sys.argv.pop(1), CausalModel._run, iter(range(99))
+def failing(self, *arguments):
+    if team._telling or os.environ["RANK"] != "0":
+        if os.environ["RANK"] == rank and next(count) == 3:
+            raise RuntimeError("no kernel for this")
+    return forward(self, *arguments)
+CausalModel._run = failing
+run.main()
+"""
+
 
 def models(pair: Path) -> list[str]:
     return [f"model.{role}.path={pair / role}" for role in ("target", "draft")]
 
 
 def start(*command: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     words = list(map(str, command))
     return subprocess.Popen(words, cwd=ROOT, env=environment, text=True, stdout=-1, stderr=-1, start_new_session=True)
 
@@ -65,6 +82,32 @@ def test_two_processes_that_share_the_target_write_what_one_writes(sharded_llama
     assert process["device"] == "target on 2 processes; draft on cpu"
     code, out, err = run(*TORCHRUN, *command, "tp_plan=auto", f"results_dir={two}")
     assert code == 0 and "complete already" in err, "followers that are never asked end too"
+
+
+@pytest.mark.runs
+def test_cells_of_a_sweep_share_one_team_and_the_model_that_stays_loaded(sharded_llama: Path, tmp_path: Path) -> None:
+    command = ["run.py", *RUN, *models(sharded_llama), "tp_plan=auto", f"results_dir={tmp_path}"]
+    code, _, err = run(*TORCHRUN, *command, "seed=1,2", "-m")
+    assert code == 0, err
+    assert len(list(tmp_path.glob("*/*/summary.json"))) == 2
+
+
+@pytest.mark.runs
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_forward_that_fails_in_one_process_ends_all_cells(sharded_llama: Path, tmp_path: Path, rank: int) -> None:
+    program = tmp_path / "failing.py"
+    program.write_text(FAILING)
+    command = [*RUN, *models(sharded_llama), "tp_plan=auto", f"results_dir={tmp_path}", "seed=1,2", "-m"]
+    code, _, err = run(*TORCHRUN, program, rank, f"--config-path={ROOT / 'conf'}", *command)
+    assert code == 1 and "RuntimeError: no kernel for this" in err
+    assert not list(tmp_path.glob("*/*/summary.json"))
+
+
+def test_processes_of_several_machines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="works within one machine"), Team().together():
+        pass
 
 
 @pytest.mark.runs

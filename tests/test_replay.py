@@ -128,6 +128,7 @@ def test_a_trace_is_replayed_in_the_shape_of_a_large_pair_and_ends_in_a_table(
     (traced,) = (json.loads(file.read_text(encoding="utf-8")) for file in trace.glob("*/*/summary.json"))
     said = capsys.readouterr()
     assert "cost: random weights in the shape of meta-llama/Llama-2-13b-hf" in " ".join(said.out.split())
+    assert "those written alone" not in said.out  # texts of a trace cannot differ
     assert "hf_generate is left out" in said.err
     assert list(summary["decoders"]) == ["mtad", "autoregressive", "prompt_lookup"]
     assert summary["replay"]["decisions"].startswith("trace of ")

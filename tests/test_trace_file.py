@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from experiments.baseline import FRONTIER
 from experiments.plan import prepare
 from experiments.replay.texts import find_trace, read_step, read_trace
 from experiments.runner import run
@@ -79,6 +80,20 @@ def test_traces_of_texts_that_do_not_count_go_with_them(saved_pair: Path, tmp_pa
     assert [rows_of(samples), rows_of(trace)] == kept
 
 
+def test_a_trace_that_a_kill_has_torn_goes_on_with_whole_lines(saved_pair: Path, tmp_path: Path) -> None:
+    settings = toy_settings(saved_pair, tmp_path, *TWO)
+    run(settings)
+    (samples,) = tmp_path.glob("*/*/samples.jsonl")
+    trace = samples.with_name("trace.jsonl")
+    put(samples, rows_of(samples)[:-1])  # the last text's trace was being written, and it has no row yet
+    trace.write_bytes(trace.read_bytes()[:-40])
+    run(settings)
+    texts, traces = (
+        [(row["prompt_id"], row["variant"], row["process_id"]) for row in rows_of(file)] for file in (samples, trace)
+    )
+    assert sorted(texts) == sorted(traces) and len(set(traces)) == 6
+
+
 def test_a_trace_is_found_from_above_unless_there_are_several(folder: Path, tmp_path: Path) -> None:
     trace = folder / "trace.jsonl"
     for place in (trace, folder, folder.parent, folder.parents[1]):
@@ -138,8 +153,10 @@ def test_a_file_that_is_no_trace_or_has_no_whole_text_is_named(folder: Path, tmp
     rows = rows_of(folder / "trace.jsonl")
     with pytest.raises(UserError, match="a trace of 2 runs"):
         read_trace(put(file, [*rows, {**rows[0], "task": "other"}]))
-    with pytest.raises(UserError, match="no prompt whose texts are all there"):
+    with pytest.raises(UserError, match="has nothing to replay: hf_generate: another library"):
         read_trace(put(file, [row for row in rows if row["variant"] == "hf_generate"]))
+    with pytest.raises(UserError, match="no prompt whose texts are all there"):
+        read_trace(put(file, [{**row, "process_id": row["variant"]} for row in rows]))
 
 
 def test_the_example_of_the_documentation_can_be_read() -> None:
@@ -147,6 +164,20 @@ def test_the_example_of_the_documentation_can_be_read() -> None:
     step = read_step(json.loads(page.partition("```json\n")[2].partition("```")[0]))
     assert [len(asked.tokens) for asked in step.reads] == [0, 1, 2]
     assert step.reads[0].grows and step.rounds[0].accepted == 1
+
+
+def test_points_of_the_frontier_are_left_out_and_other_groups_are_kept(folder: Path, tmp_path: Path) -> None:
+    groups = {"mtad": "best each", "autoregressive": FRONTIER}
+    rows = [{**row, "variant_group": groups.get(row["variant"], "")} for row in rows_of(folder / "trace.jsonl")]
+    trace = read_trace(put(tmp_path / "trace.jsonl", rows))
+    assert {(text.label, text.variant_group) for text in trace.texts} == {("mtad", "best each")}
+    assert "frontier" in trace.left_out["autoregressive"]
+
+
+def test_a_last_line_without_its_end_counts_if_it_is_whole(folder: Path, tmp_path: Path) -> None:
+    file = put(tmp_path / "trace.jsonl", rows_of(folder / "trace.jsonl"))
+    file.write_text(file.read_text(encoding="utf-8").rstrip("\n"), encoding="utf-8")
+    assert len(read_trace(file).texts) == 4
 
 
 def test_the_row_that_a_run_is_just_writing_is_left_alone(folder: Path, tmp_path: Path) -> None:

@@ -80,13 +80,16 @@ class Talk(Task):
 def composed(*overrides: str) -> Iterator[DictConfig]:
     """The configuration of run.py for the toy task, as `@hydra.main` would compose it, with the groups usable."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose(
-            "config", [f"hydra.searchpath=[file://{ROOT}/tests/conf]", *overrides], return_hydra_config=True
-        )
-        HydraConfig.instance().set_config(config)
-        with open_dict(config):
-            del config["hydra"]
-        yield config
+        yield composed_here(*overrides)
+
+
+def composed_here(*overrides: str) -> DictConfig:
+    """The same where Hydra knows the folder already, and so the files that it has read of it."""
+    config = compose("config", [f"hydra.searchpath=[file://{ROOT}/tests/conf]", *overrides], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return config
 
 
 def settings_of(*overrides: str) -> Settings:

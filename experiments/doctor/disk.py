@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -20,7 +19,6 @@ from mtad.hub import TIMEOUT_SECONDS
 from mtad.sources import Source
 
 FILES = ("model*.safetensors", "pytorch_model*.bin")  # the first kind that there is will be read
-SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 
 def disk(models: Iterable[Known]) -> Finding:
@@ -52,7 +50,7 @@ def _to_download(known: Known) -> tuple[int, bool]:
     """Bytes that are not in the cache, and whether that is an estimate from the number of weights."""
     source = known.source
     assert source is not None
-    if source.revision and _all_cached(source.where, source.revision):
+    if source.origin.revision and not source.revision:  # found whole in the cache, and read from there
         return 0, False
     if source.revision:
         try:
@@ -63,23 +61,9 @@ def _to_download(known: Known) -> tuple[int, bool]:
 
 
 def _stored(source: Source) -> torch.dtype:
-    """The type of number in the files, as the configuration or the committed shape says; most are of 16 bits."""
-    number = getattr(source.config, "dtype", None)
-    return number if isinstance(number, torch.dtype) else DTYPES[published_facts(source.where).get("stored", "fp16")]
-
-
-def _all_cached(repository: str, commit: str) -> bool:
-    def cached(name: str) -> str | None:
-        found = try_to_load_from_cache(repository, name, revision=commit)
-        return found if isinstance(found, str) else None
-
-    for single in SINGLE:
-        if cached(single):
-            return True
-        if index := cached(f"{single}.index.json"):
-            shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
-            return all(map(cached, shards))
-    return False
+    """The type of number in the files, as the committed shape or the configuration says; most are of 16 bits."""
+    stored, number = published_facts(source.where).get("stored"), getattr(source.config, "dtype", None)
+    return DTYPES[stored] if stored else number if isinstance(number, torch.dtype) else torch.float16
 
 
 def _listed(repository: str, commit: str) -> int:

@@ -18,6 +18,7 @@ from experiments.doctor.finding import Finding, failing, print_findings
 from experiments.doctor.machine import memory, meter, place, shared
 from experiments.doctor.models import ROLES, Known, attention, know, know_pair
 from experiments.doctor.slurm import Use, slurm
+from experiments.judge import find_judge
 from experiments.settings import Settings
 from experiments.stopping import at_once
 from experiments.threads import set_threads
@@ -40,7 +41,7 @@ def diagnose(each: Sequence[Settings]) -> list[Finding]:
     set_threads(first.threads)
     placement, on_devices = place(first)
     pair = know_pair(first.target, first.draft, first.dtype, placement)
-    judge = know("judge", first.judge, None, placement.draft, "judge") if first.judge else None
+    judge = know("judge", first.judge, None, placement.draft, "judge", find_judge) if first.judge else None
     models = [*pair.models.values(), *([judge] if judge else [])]
     findings = [_with_gate(finding, known) for known in models for finding in known.findings]
     findings += [pair.vocabulary, disk(models), *on_devices, *shared(first, pair, placement)]

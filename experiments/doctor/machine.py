@@ -27,7 +27,8 @@ def place(settings: Settings) -> tuple[Placement, list[Finding]]:
         device = find_device(settings.device)
     except UserError as error:
         return ON_CPU, [Finding("device", "fails", str(error))]
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{threads} thread{'s' * (threads > 1)}"
     here = Finding("device", "ok", f"{device}: {name}")
     try:
         found = find_placement(settings.device, settings.device_map, settings.draft_device, settings.tp_plan)

@@ -6,7 +6,7 @@ Where a model cannot be had, a public shape of its id tells what it would need: 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +17,24 @@ from experiments.doctor.finding import Finding, tried
 from mtad.attention import check_trees, window_of
 from mtad.dtypes import AUTO, find_dtype
 from mtad.errors import UserError
+from mtad.folders import find_folder
 from mtad.loading import Blueprint, inspect_pair
 from mtad.placement import Placement
 from mtad.quantization import Quantization, find_quantization
 from mtad.random_weights import SHAPES, Shape, find_shape
-from mtad.sources import STAND_IN_TOKENIZER, ModelSpec, Origin, Source, find_model, read_tokenizer, same_vocabulary
+from mtad.sources import (
+    STAND_IN_TOKENIZER,
+    ModelSpec,
+    Origin,
+    Source,
+    find_model,
+    read_config,
+    read_tokenizer,
+    same_rows,
+    same_vocabulary,
+)
 
+Find = Callable[[ModelSpec, torch.device], Source]
 ROLES = ("target", "draft")
 SHAPE = "by the committed shape"
 ANOTHER = "take a draft of the target's family: its own smaller sizes, or one trained on its tokenizer"
@@ -102,28 +114,33 @@ def know_pair(target: ModelSpec, draft: ModelSpec, dtype: str | None, placement:
     return KnownPair(models, blueprint, estimated, vocabulary, refusal)
 
 
-def know(role: str, spec: ModelSpec, dtype: str | None, device: torch.device, key: str = "") -> Known:
+def know(
+    role: str, spec: ModelSpec, dtype: str | None, device: torch.device, key: str = "", find: Find | None = None
+) -> Known:
     """What can be known of one model; `key` is where the user named it, if not model.<role>."""
     key = key or f"model.{role}"
     spec, numbers = _checked(role, key, replace(spec, dtype=dtype or spec.dtype), device)
     try:
-        source = find_model(key, spec, None, device)
+        source, shape = find(spec, device) if find else find_model(key, spec, None, device), None
+        access = Finding(_access(role, spec), "ok", _found(spec, source))
     except UserError as error:
         access = Finding(_access(role, spec), "fails", str(error))
         stand_in, shape = _stand_in(key, role, spec, device)
-        return Known(role, spec, stand_in, None, "its tokenizer cannot be had", shape, (access, *numbers))
-    access = Finding(_access(role, spec), "ok", _found(spec, source))
+        if stand_in is None or shape:
+            return Known(role, spec, stand_in, None, "its tokenizer cannot be had", shape, (access, *numbers))
+        source = stand_in
     try:
-        return Known(role, spec, source, read_tokenizer(source), "", None, (access, *numbers))
+        return Known(role, spec, source, read_tokenizer(source), "", shape, (access, *numbers))
     except UserError as error:
-        broken = Finding(f"{role}: tokenizer", "fails", str(error))
-        return Known(role, spec, source, None, "its tokenizer cannot be read", None, (access, broken, *numbers))
+        broken = [Finding(f"{role}: tokenizer", "fails", str(error))] if access.verdict == "ok" else []
+        return Known(role, spec, source, None, "its tokenizer cannot be read", shape, (access, *broken, *numbers))
 
 
 def _checked(role: str, key: str, spec: ModelSpec, device: torch.device) -> tuple[ModelSpec, list[Finding]]:
     """The model with a dtype and bits that there are, and the findings on those asked for."""
     number = tried(f"{role}: dtype", lambda: str(find_dtype(spec.dtype, device, role)).removeprefix("torch."))
-    spec = spec if number.verdict == "ok" else replace(spec, dtype=AUTO)
+    if number.verdict == "fails":
+        spec, number = replace(spec, dtype=AUTO), replace(number, advice=f"the other rows are told of dtype={AUTO}")
     if spec.bits is None and spec.quantizer is None:
         return spec, [number]
     bits = tried(f"{role}: bits", lambda: str(_quantization(role, key, spec, device)))
@@ -143,28 +160,31 @@ def _found(spec: ModelSpec, source: Source) -> str:
         return f"access is not needed: random weights in the shape of {source.origin.random}"
     if spec.path:
         return f"{spec.path} holds a {source.config.model_type} model"
-    return f"{spec.id} is readable, commit {str(source.revision)[:7]}"
+    return f"{spec.id} is readable, commit {str(source.origin.revision)[:7]}"
 
 
 def _stand_in(key: str, role: str, spec: ModelSpec, device: torch.device) -> tuple[Source | None, Shape | None]:
-    """A source that has a committed shape of the model's id and nothing else; None where there is none."""
-    if spec.path or not spec.id:
-        return None, None
+    """A model that cannot be had: a folder by its configuration, a hub id by its committed shape; None: by nothing."""
+    number, quantization = find_dtype(spec.dtype, device, role), _quantization(role, key, spec, device)
+    used = str(number).removeprefix("torch."), str(quantization) if quantization else None
+    name = f"{role} {spec.path or spec.id}"
     try:
+        if spec.path:
+            folder = find_folder(spec.path)
+            config = read_config(name, str(folder)) if (folder / "config.json").is_file() else None
+            origin = Origin(None, None, folder.resolve().name, None, *used)
+            return Source(name, str(folder), None, config, number, origin, quantization) if config else None, None
         shape = find_shape(key, spec.id, None)
     except UserError:
         return None, None
-    number, quantization = find_dtype(spec.dtype, device, role), _quantization(role, key, spec, device)
-    used = str(number).removeprefix("torch."), str(quantization) if quantization else None
-    origin = Origin(spec.id, None, None, None, *used)
-    return Source(f"{role} {spec.id}", spec.id, None, shape.config, number, origin, quantization), shape
+    where = str(spec.id)
+    return Source(name, where, None, shape.config, number, Origin(where, None, None, None, *used), quantization), shape
 
 
 def _vocabulary(models: list[Known]) -> Finding:
     """By the tokenizers' tables, or else by what the committed shapes say of them."""
     if all(known.tokenizer for known in models):
-        real = [known for known in models if not known.spec.weights]
-        return tried("vocabulary", lambda: _compared(real), ANOTHER)
+        return tried("vocabulary", lambda: _compared(models), ANOTHER)
     families = [_family(known) for known in models]
     if None in families:
         unknown = models[families.index(None)]
@@ -178,8 +198,11 @@ def _vocabulary(models: list[Known]) -> Finding:
     return Finding("vocabulary", "ok", said)
 
 
-def _compared(real: list[Known]) -> str:
-    """Raises UserError unless the tables are equal."""
+def _compared(models: list[Known]) -> str:
+    """Raises UserError unless the tables are equal, or with random weights the rows of embeddings as many."""
+    real = [known for known in models if not known.spec.weights]
+    if not real:
+        same_rows([known.source for known in models if known.source])
     if len(real) < len(ROLES):
         return "with random weights there are no two tables to compare"
     same_vocabulary([known.source for known in real if known.source], [known.tokenizer for known in real])

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 from experiments.doctor.finding import Finding
 from experiments.memory_report import spoken
+from mtad.errors import UserError
 
 CHECK = "SLURM"
+TORCHRUN = "WORLD_SIZE"  # which torchrun sets in every process that it starts
+ONE = "start one (--ntasks=1); for tensor parallelism that one starts torchrun, with tp_plan=auto"
 MIB = 2**20  # SLURM counts memory in these
 
 
@@ -47,6 +50,13 @@ def slurm(variables: Mapping[str, str], use: Use) -> list[Finding]:
     return [Finding(CHECK, "ok", ", ".join(facts)), *found]
 
 
+def check_tasks(variables: Mapping[str, str]) -> None:
+    """Raises UserError if srun has started this program several times, without torchrun to make one run of them."""
+    tasks = _Job(variables).number("SLURM_STEP_NUM_TASKS") or 1
+    if tasks > 1 and TORCHRUN not in variables:
+        raise UserError(f"srun has started {tasks} tasks, and each would do the same run: {ONE}")
+
+
 @dataclass(frozen=True)
 class _Job:
     variables: Mapping[str, str]
@@ -64,14 +74,13 @@ class _Job:
 
 
 def _tasks(job: _Job) -> Iterator[Finding]:
-    tasks = job.number("SLURM_STEP_NUM_TASKS") or job.number("SLURM_NTASKS") or 1
-    if tasks > 1 and "WORLD_SIZE" not in job.variables:
-        yield Finding(
-            CHECK,
-            "fails",
-            f"the job has {tasks} tasks, and each would do the same run",
-            "ask for one (--ntasks=1); for tensor parallelism this one starts torchrun, with tp_plan=auto",
-        )
+    tasks, started = job.number("SLURM_NTASKS") or 1, job.number("SLURM_STEP_NUM_TASKS")
+    try:
+        check_tasks(job.variables)
+    except UserError as error:
+        yield Finding(CHECK, "fails", str(error))
+    if started is None and tasks > 1 and TORCHRUN not in job.variables:
+        yield Finding(CHECK, "warning", f"the job has {tasks} tasks, and under srun each would do the same run", ONE)
 
 
 def _gpus(job: _Job, use: Use) -> Iterator[Finding]:

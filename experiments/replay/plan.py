@@ -167,6 +167,7 @@ def _settings(settings: Settings, trace: Trace, texts: Sequence[TracedText]) -> 
             f"{Replayed.__module__}.{Replayed.__qualname__}",
             Replayed({}, 0, first[label].joint, first[label].drafts, first[label].lossless),
             first[label].sampling,
+            first[label].variant_group,
             recorded=first[label].options,
         )
         for label in trace.labels

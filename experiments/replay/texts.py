@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from experiments.baseline import FRONTIER
 from experiments.build import construct
 from experiments.journal import SCHEMA_VERSION, Row, disk
 from experiments.records import TRACE_KEYS, settled
@@ -27,7 +28,8 @@ from mtad.tree import Tree
 
 NAME = "trace.jsonl"
 DEPTH = 2  # folders between results_dir and a run's files
-NAMES = ("variant", "prompt_id", "process_id", "run_id", "pair", "task")
+NAMES = ("variant", "variant_group", "prompt_id", "process_id", "run_id", "pair", "task")
+OF_QUALITY = "a point of the frontier is there for its texts, and costs what autoregressive decoding costs"
 SHOWN = 5  # traces that a message names
 
 
@@ -38,6 +40,7 @@ class TracedText:
     Attributes:
         label: of the variant that wrote it; decoder to lossless are the variant's too.
         place: of the variant among the run's; 0 is the decoder under study.
+        variant_group: which of several tables it stands in.
         prompt_tokens: how many the prompt had.
         finish: why it ended.
         steps: in order.
@@ -45,6 +48,7 @@ class TracedText:
 
     label: str
     place: int
+    variant_group: str
     decoder: str
     options: dict[str, Any]
     sampling: Sampling
@@ -88,7 +92,7 @@ class Trace:
         sha256: of the file.
         run_id, pair, task, seed: of the run.
         texts: whole prompts only, in the order in which they were written.
-        left_out: variants without reads, with the reason.
+        left_out: variants that are not replayed, with the reason.
     """
 
     sha256: str
@@ -126,19 +130,31 @@ def read_trace(file: Path) -> Trace:
     """The texts of a trace. Raises UserError."""
     with disk("read", file):
         content = file.read_bytes()
-    lines = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]  # a run may be writing the next one
+    *lines, last = content.split(b"\n")
+    if _whole(last):
+        lines.append(last)
     rows = [_row(line, f"{file}: line {number}") for number, line in enumerate(lines, start=1)]
     sources = {(row["run_id"], row["pair"], row["task"], row["seed"]) for row in rows}
     if len(sources) != 1:
         raise UserError(f"{file} is a trace of {len(sources) or 'no'} runs; it has to be of one")
     run_id, pair, task, seed = sources.pop()
-    left_out = {row["variant"]: row["steps_reason"] or "no reads" for row in rows if row["steps"] is None}
+    left_out = {row["variant"]: row["left_out"] for row in rows if row["left_out"]}
     texts = [row for row in rows if row["variant"] not in left_out]
+    if not texts:
+        raise UserError(f"{file} has nothing to replay: {'; '.join(map(': '.join, left_out.items()))}")
     kept = settled(texts, _cells(texts))
     if not kept:
         raise UserError(f"{file} has no prompt whose texts are all there")
     made = tuple(row["text"] for row in kept)
     return Trace(sha256(content).hexdigest(), run_id, pair, task, seed, made, left_out)
+
+
+def _whole(line: bytes) -> bool:
+    """Whether a line without its end is one: a run may be writing it."""
+    try:
+        return bool(json.loads(line))
+    except ValueError:
+        return False
 
 
 def _cells(rows: Sequence[Row]) -> dict[str, list[tuple[str, int, int]]]:
@@ -151,7 +167,7 @@ def _cells(rows: Sequence[Row]) -> dict[str, list[tuple[str, int, int]]]:
 
 
 def _row(line: bytes, where: str) -> Row:
-    """A row of a trace, with its `text` if it has one. Raises UserError."""
+    """A row of a trace with its `text`, or why it is `left_out`. Raises UserError."""
     try:
         row = json.loads(line)
         if not isinstance(row, dict) or row.get("schema_version") != SCHEMA_VERSION or not row.keys() >= TRACE_KEYS:
@@ -159,7 +175,11 @@ def _row(line: bytes, where: str) -> Row:
         if not all(isinstance(row[key], str) for key in NAMES):
             raise ValueError(f"{', '.join(NAMES)} should be strings")
         _number(row["seed"])
-        return {**row, "text": None if row["steps"] is None else _text(row)}
+        left_out = OF_QUALITY if row["variant_group"] == FRONTIER else None
+        if row["steps"] is None:
+            left_out = str(row["steps_reason"] or "no reads")
+        text = None if left_out else _text(row)
+        return {**row, "steps": None, "text": text, "left_out": left_out}  # a long trace fits into memory once
     except UserError as error:
         raise UserError(f"{where} is no row of a trace: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:  # whatever stands there
@@ -171,6 +191,7 @@ def _text(row: Row) -> TracedText:
     text = TracedText(
         label=str(row["variant"]),
         place=_number(row["place"]),
+        variant_group=str(row["variant_group"]),
         decoder=str(row["decoder"]),
         options=dict(row["options"]),
         sampling=construct("sampling", Sampling, row["sampling"]),
@@ -233,9 +254,9 @@ def _number(value: object, least: int = 0) -> int:
 
 
 def _depth(step: Step) -> int:
-    """Of the deepest node that a step reads."""
+    """Of the deepest node that a step reads, or that a device does which grows whole drafts at once."""
     trees, deepest = [Tree(), Tree()], 0
     for asked in step.reads:
         tree = trees[asked.draft] = asked.grown(trees[asked.draft])
-        deepest = max(deepest, *tree.depths[asked.keeps - 1 :])
+        deepest = max(deepest, *tree.depths[asked.keeps - 1 :], asked.grows.levels - 1 if asked.grows else 0)
     return deepest
