@@ -111,17 +111,24 @@ def test_frozen_results_are_read_by_plots_and_the_page(place: str) -> None:
 # -- schemas and code agree --------------------------------------------------------------------------------------------
 
 
-def test_a_run_of_today_keeps_to_the_schemas(saved_pair: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def today(saved_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of the code as it is."""
+    place = tmp_path_factory.mktemp("today")
     options = ("limit=2", "max_new_tokens=4", "reference=[autoregressive]", "engine=eager", "batch_size=2")
-    runner.run(toy_settings(saved_pair, tmp_path, *options))
-    (run,), _ = validate(tmp_path)
+    runner.run(toy_settings(saved_pair, place, *options))
+    return place
+
+
+def test_a_run_of_today_keeps_to_the_schemas(today: Path) -> None:
+    (run,), _ = validate(today)
     assert (run.verdict, run.problems, run.notes, run.texts) == ("valid", [], [], 4)
-    assert {name for name, _ in values(tmp_path)} >= {"samples", "summary", "environment", "trace", "batches", "grades"}
+    assert {name for name, _ in values(today)} >= {"samples", "summary", "environment", "trace", "batches", "grades"}
 
 
-def test_every_key_that_code_writes_is_described_and_every_described_key_is_written() -> None:
+def test_every_key_that_code_writes_is_described_and_every_described_key_is_written(today: Path) -> None:
     seen: dict[str, set[str]] = {name: set() for name in NAMES}
-    for name, value in [*values(FROZEN / "runs"), ("summary", with_frontier())]:
+    for name, value in [*values(FROZEN / "runs"), *values(today), ("summary", with_frontier())]:
         for path, known in keys(name, value):
             assert known, f"{name}: {path} is not described"
             seen[name].add(path)
