@@ -1,6 +1,6 @@
 # make run [ARGS='decoder=mmtad task=code']    sets up .venv if needed and runs the main job
 # make test [TESTS='tests/test_house.py']      sets up .venv if needed, then linters, types and tests
-# make test-slow                               the long tests: attacks, browser, kills, runs and slurm, or one: make test-slurm
+# make test-slow                               the long tests: all but those of make test, or one marker: make test-slurm
 # make lint, make clean                        PYTHON=python3.12 picks another interpreter (3.11 or newer)
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
 # Tests of these markers may take five minutes each; all others together take less than ten.
-SLOW := attacks browser kills runs slurm
+SLOW := attacks browser kills parallel platform runs slurm
 empty :=
 NOT_SLOW := not ($(subst $(empty) $(empty), or ,$(SLOW)))
 

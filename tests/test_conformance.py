@@ -51,7 +51,7 @@ def check_all(name: str) -> None:
     assert {check for check, verdict in found.items() if verdict is Verdict.PASSED} >= owed
 
 
-@pytest.mark.runs
+@pytest.mark.platform
 @pytest.mark.parametrize("name", [name for name in ALL if name not in QUICK])
 def test_every_decoder_of_ours_passes_what_it_owes(name: str) -> None:
     check_all(name)

@@ -128,7 +128,7 @@ def test_a_run_knows_an_edited_decoder_of_another_package_for_another_one(toy: P
     assert outside_code(Mtad) is None, "the code of this project is in every row already"
 
 
-@pytest.mark.runs
+@pytest.mark.platform
 def test_a_wheel_installed_outside_the_repository_runs_from_another_folder(tmp_path: Path, site: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

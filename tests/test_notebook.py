@@ -43,7 +43,7 @@ def test_it_is_saved_without_outputs_so_that_no_machine_s_paths_and_times_are_in
     assert not MACHINE_PATH.search(text)
 
 
-@pytest.mark.runs
+@pytest.mark.platform
 def test_every_cell_runs_and_the_frames_compare_the_method_with_mtad(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,7 +64,7 @@ def texts(results: Path) -> dict[tuple[object, ...], object]:
     return {(row["variant"], row["prompt_id"]): (row["token_ids"], row["finish"]) for row in rows(results)}
 
 
-@pytest.mark.runs
+@pytest.mark.parallel
 def test_two_processes_that_share_the_target_write_what_one_writes(sharded_llama: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     command = ["run.py", *RUN, *models(sharded_llama)]
@@ -84,7 +84,7 @@ def test_two_processes_that_share_the_target_write_what_one_writes(sharded_llama
     assert code == 0 and "complete already" in err, "followers that are never asked end too"
 
 
-@pytest.mark.runs
+@pytest.mark.parallel
 def test_cells_of_a_sweep_share_one_team_and_the_model_that_stays_loaded(sharded_llama: Path, tmp_path: Path) -> None:
     command = ["run.py", *RUN, *models(sharded_llama), "tp_plan=auto", f"results_dir={tmp_path}"]
     code, _, err = run(*TORCHRUN, *command, "seed=1,2", "-m")
@@ -92,7 +92,7 @@ def test_cells_of_a_sweep_share_one_team_and_the_model_that_stays_loaded(sharded
     assert len(list(tmp_path.glob("*/*/summary.json"))) == 2
 
 
-@pytest.mark.runs
+@pytest.mark.parallel
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_forward_that_fails_in_one_process_ends_all_cells(sharded_llama: Path, tmp_path: Path, rank: int) -> None:
     program = tmp_path / "failing.py"
@@ -110,7 +110,7 @@ def test_processes_of_several_machines_are_refused(monkeypatch: pytest.MonkeyPat
         pass
 
 
-@pytest.mark.runs
+@pytest.mark.parallel
 def test_a_leader_that_is_killed_takes_the_others_with_it(sharded_llama: Path, tmp_path: Path) -> None:
     command = ["run.py", *RUN, *models(sharded_llama), "tp_plan=auto", f"results_dir={tmp_path}", "limit=50"]
     team = start(*TORCHRUN, *command, "repeats=20")
@@ -125,7 +125,7 @@ def test_a_leader_that_is_killed_takes_the_others_with_it(sharded_llama: Path, t
     assert rows(tmp_path), "the rows so far are whole"
 
 
-@pytest.mark.runs
+@pytest.mark.parallel
 @pytest.mark.parametrize(
     ("family", "override", "message"),
     [
