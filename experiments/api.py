@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ def generate(
     prompt: str | Sequence[int],
     max_new_tokens: int = 64,
     seed: int = 0,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     sampling: Sampling = DEFAULT,
 ) -> Output:
     """One text: its tokens, rounds, counts of forwards and seconds. The same arguments give the same tokens.
@@ -102,15 +103,18 @@ def generate(
     Args:
         decoder: from `decoder`, or any object that follows a protocol of `mtad.decoder`.
         prompt: a text, put to the model as it is, or token ids.
-        stop: strings that end the text.
+        stop: strings that end the text, or one.
 
     Raises:
-        UserError: the prompt is empty, or too long for the pair.
+        UserError: the prompt is empty, too long for the pair, or not of its tokens.
     """
     tokens = pair.tokenizer(prompt).input_ids if isinstance(prompt, str) else list(prompt)
     if not tokens:
         raise UserError("the prompt has no tokens")
-    limits = Limits(max_new_tokens, pair.eos, tuple(stop))
+    size = pair.target.vocabulary
+    if wrong := [token for token in tokens if not isinstance(token, Integral) or not 0 <= token < size]:
+        raise UserError(f"the prompt's {wrong[0]!r} is no token id of the pair: whole numbers from 0 to {size - 1}")
+    limits = Limits(max_new_tokens, pair.eos, (stop,) if isinstance(stop, str) else tuple(stop))
     sessions = Session(pair.target), Session(pair.draft)
     return write(_checked(decoder), *sessions, tokens, limits, sampling, Luck(seed, "prompt"), speller(pair.tokenizer))
 
@@ -164,6 +168,8 @@ def _with(settings: Settings, mine: Mapping[str, Decoder]) -> Settings:
         raise UserError("doctor=true measures nothing: mtad-bench doctor=true prints what it finds")
     if not mine:
         return settings
+    if bad := [label for label in mine if not isinstance(label, str) or not label.strip()]:
+        raise UserError(f"the label of a decoder is a string that is not empty, not {bad[0]!r}")
     if settings.tune:
         raise UserError("tuning is for decoders with a YAML: write one for yours, or leave tune=null")
     taken = {*groups.names("decoder"), *(variant.label for variant in settings.variants)}

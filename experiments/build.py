@@ -20,12 +20,7 @@ PLAIN: dict[object, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int
 def build(what: str, config: Mapping[str, Any]) -> Any:
     """The dataclass `config["_target_"]` with the other keys as options; `what` names it in messages."""
     path = _mapping(what, config).get("_target_")
-    if not isinstance(path, str):
-        raise UserError(f"{what}: its YAML names no _target_")
-    try:
-        kind: Any = get_class(path)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{what}: cannot import {path}: {first_line(error)}") from None
+    kind = _class_of(what, path)
     if not is_dataclass(kind):
         raise UserError(f"{what}: {path} is not a dataclass")
     return construct(what, kind, {key: value for key, value in config.items() if key != "_target_"})
@@ -33,7 +28,7 @@ def build(what: str, config: Mapping[str, Any]) -> Any:
 
 def missing(config: Mapping[str, Any]) -> str | None:
     """What the dataclass `config["_target_"]` says it lacks here (a package, a device); None if it can be used."""
-    return lacking(get_class(str(config["_target_"])))
+    return lacking(_class_of("a decoder", config.get("_target_")))
 
 
 def lacking(kind: type) -> str | None:
@@ -63,6 +58,15 @@ def construct(what: str, kind: Any, options: Mapping[str, Any]) -> Any:
         return kind(**values)
     except UserError as error:
         raise UserError(str(error) if what in str(error) else f"{what}: {error}") from None
+
+
+def _class_of(what: str, path: object) -> Any:
+    if not isinstance(path, str):
+        raise UserError(f"{what}: its YAML names no _target_")
+    try:
+        return get_class(path)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{what}: cannot import {path}: {first_line(error)}") from None
 
 
 def _mapping(what: str, value: object) -> Mapping[str, Any]:

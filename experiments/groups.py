@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from mtad.errors import UserError
 
@@ -83,7 +84,10 @@ def _names(group: str) -> list[str]:
 
 
 def _load(group: str, name: str) -> dict[str, Any]:
-    config = compose(HydraConfig.get().job.config_name, overrides=[f"{group}={name}", *_search_path()])
+    try:
+        config = compose(HydraConfig.get().job.config_name, overrides=[f"{group}={name}", *_search_path()])
+    except YAMLError as error:  # of another package, or being written
+        raise UserError(f"the YAML of {group} {name} cannot be read: {' '.join(str(error).split())}") from None
     loaded = OmegaConf.to_container(config[group], resolve=True)
     assert isinstance(loaded, dict)
     return {str(key): value for key, value in loaded.items()}

@@ -39,7 +39,7 @@ def installed(path: tuple[str, ...]) -> list[tuple[str, Path]]:
         package = entry.dist.name if entry.dist else entry.name
         try:
             found.append((package, _folder(entry)))
-        except Exception as error:  # whatever another package raises when imported: other runs need not suffer from it
+        except Exception as error:  # whatever is wrong with another package: other runs need not suffer from it
             reason = str(error).partition("\n")[0] or type(error).__name__
             print(
                 f"warning: the configurations of the package {package} are left out: its entry point "
@@ -50,9 +50,11 @@ def installed(path: tuple[str, ...]) -> list[tuple[str, Path]]:
 
 
 def _folder(entry: EntryPoint) -> Path:
-    """The folder of the package that an entry point names. Raises what importing its parents raises."""
-    spec = find_spec(entry.value)
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    if not places:
-        raise LookupError(f"there is no package {entry.value}")
-    return Path(places[0])
+    """The folder of the package that an entry point names, found without running its code. Raises LookupError."""
+    top, *below = entry.value.split(".")
+    spec = find_spec(top)
+    places = [Path(place, *below) for place in (spec.submodule_search_locations or ())] if spec else []
+    for place in places:
+        if place.is_dir():
+            return place
+    raise LookupError(f"there is no package {entry.value}")

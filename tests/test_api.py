@@ -58,6 +58,7 @@ def test_a_text_is_generated_again_from_its_seed_by_a_yaml_s_decoder_and_by_an_o
     assert by_ids.tokens == api.generate(pair, Autoregressive(), "w1 w2 w3", 16, sampling=greedy).tokens
 
 
+@pytest.mark.platform
 def test_a_decoder_of_ones_own_stands_first_in_a_run_like_that_of_the_command_line(
     names: tuple[str, ...], python_run: PythonRun
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_decoder_of_ones_own_stands_first_in_a_run_like_that_of_the_command_li
     assert len(theirs) == 4 and theirs.items() <= ours.items(), "what others write does not depend on ours"
 
 
+@pytest.mark.platform
 def test_a_run_that_stands_is_read_and_an_edited_decoder_is_another_run(names: tuple[str, ...]) -> None:
     first = api.measure(*names, "reference=[]", mine={"mine": Halting()})
     again = api.measure(*names, "reference=[]", mine={"mine": Halting()})
@@ -93,13 +95,14 @@ def test_the_source_of_a_class_in_a_notebook_tells_it_from_what_the_cell_said_be
         return outside_code(space["Mine"])
 
     assert cell("return 1") == cell("return 1") != cell("return 1 + 1")
+    assert cell("return 1\n    lossless = True") != cell("return 1\n    lossless = None"), "not methods alone"
     typed: dict[str, type] = {}
     exec("class Typed:\n    def round(self): pass", {"__name__": "__main__"}, typed)
     other = type("Typed", (), dict(vars(typed["Typed"])))
     assert outside_code(typed["Typed"]) != outside_code(other), "a source that is not to be had is never the same"
 
 
-def test_mistakes_are_one_line_that_says_what_to_do(names: tuple[str, ...], pair: Pair) -> None:
+def test_mistakes_are_one_line_that_says_what_to_do(pair: Pair) -> None:
     class Bare:
         """No dataclass."""
 
@@ -116,6 +119,17 @@ def test_mistakes_are_one_line_that_says_what_to_do(names: tuple[str, ...], pair
         (lambda: api.generate(pair, object(), "w1"), "object is no decoder"),  # type: ignore[arg-type]
         (lambda: api.generate(pair, Bare(), "w1"), "Bare is no dataclass"),
         (lambda: api.generate(pair, Mtad(), []), "the prompt has no tokens"),
+        (lambda: api.generate(pair, Mtad(), [10**6]), "1000000 is no token id of the pair: whole numbers from 0 to"),
+        (lambda: api.measure(*names, mine={"": Mtad()}), "the label of a decoder is a string that is not empty"),
+    ]:
+        with pytest.raises(UserError, match=re.escape(says)) as raised:
+            mistake()
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.platform
+def test_mistakes_in_what_is_to_be_measured_are_one_line_too(names: tuple[str, ...]) -> None:
+    for mistake, says in [
         (lambda: api.measure(*names, mine={"speculative": Mtad()}), "is the name of another decoder"),
         (lambda: api.measure(*names, "limit=none"), "limit must be a whole number"),
         (lambda: api.measure(*names, "experiment=tune", mine={"a": Mtad()}), "tuning is for decoders with a YAML"),

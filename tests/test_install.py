@@ -99,6 +99,16 @@ def test_a_broken_entry_point_is_one_line_that_names_its_package_and_stops_no_ru
     assert line.startswith("warning: the configurations of the package toy-decoders are left out: its entry point toy")
 
 
+def test_to_know_of_a_package_none_of_its_code_is_run(
+    site: Path, python_run: PythonRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(site, tmp_path / "site")
+    (tmp_path / "site" / "toy_decoders" / "__init__.py").write_text("raise SystemExit('ends it')\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    code, out, err = python_run("--cfg=job")
+    assert code == 0 and "decoder:" in out and not err
+
+
 def test_no_package_changes_what_one_of_our_names_means(toy: Path, tmp_path: Path) -> None:
     theirs = toy / "toy_decoders" / "conf" / "decoder" / "mtad.yaml"
     theirs.write_text("_target_: toy_decoders.agree.Agree\n", encoding="utf-8")
