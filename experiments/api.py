@@ -15,10 +15,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
 from experiments import groups
@@ -112,7 +112,7 @@ def generate(
     if not tokens:
         raise UserError("the prompt has no tokens")
     size = pair.target.vocabulary
-    if wrong := [token for token in tokens if not isinstance(token, Integral) or not 0 <= token < size]:
+    if wrong := [token for token in tokens if not isinstance(token, int | np.integer) or not 0 <= token < size]:
         raise UserError(f"the prompt's {wrong[0]!r} is no token id of the pair: whole numbers from 0 to {size - 1}")
     limits = Limits(max_new_tokens, pair.eos, (stop,) if isinstance(stop, str) else tuple(stop))
     sessions = Session(pair.target), Session(pair.draft)
