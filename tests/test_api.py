@@ -120,7 +120,6 @@ def test_mistakes_are_one_line_that_says_what_to_do(pair: Pair) -> None:
         (lambda: api.generate(pair, Bare(), "w1"), "Bare is no dataclass"),
         (lambda: api.generate(pair, Mtad(), []), "the prompt has no tokens"),
         (lambda: api.generate(pair, Mtad(), [10**6]), "1000000 is no token id of the pair: whole numbers from 0 to"),
-        (lambda: api.measure(*names, mine={"": Mtad()}), "the label of a decoder is a string that is not empty"),
     ]:
         with pytest.raises(UserError, match=re.escape(says)) as raised:
             mistake()
@@ -130,6 +129,7 @@ def test_mistakes_are_one_line_that_says_what_to_do(pair: Pair) -> None:
 @pytest.mark.platform
 def test_mistakes_in_what_is_to_be_measured_are_one_line_too(names: tuple[str, ...]) -> None:
     for mistake, says in [
+        (lambda: api.measure(*names, mine={"": Mtad()}), "the label of a decoder is a string that is not empty"),
         (lambda: api.measure(*names, mine={"speculative": Mtad()}), "is the name of another decoder"),
         (lambda: api.measure(*names, "limit=none"), "limit must be a whole number"),
         (lambda: api.measure(*names, "experiment=tune", mine={"a": Mtad()}), "tuning is for decoders with a YAML"),
