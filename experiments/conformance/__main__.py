@@ -15,6 +15,8 @@ from typing import Any
 
 from mtad.errors import UserError
 
+SEEDS = 10**9  # thousands of texts have a seed of their own made from it, of 64 bits
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Examine and write; a user's mistake is one line."""
@@ -71,8 +73,8 @@ def asked(overrides: Sequence[str]) -> tuple[Any, Path]:
     with configured():
         config: Any = OmegaConf.to_container(composed("config", overrides))
         name = str(HydraConfig.get().runtime.choices["decoder"])
-    if not isinstance(config["seed"], int) or isinstance(config["seed"], bool):
-        raise UserError(f"seed must be a whole number, not {config['seed']!r}")
+    if type(config["seed"]) is not int or abs(config["seed"]) >= SEEDS:
+        raise UserError(f"seed must be a whole number below {SEEDS} in size, not {config['seed']!r}")
     return Subject(name, config["decoder"], config["seed"]), Path(str(config["results_dir"]))
 
 

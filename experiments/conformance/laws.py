@@ -41,7 +41,7 @@ PAIRS: dict[str, tuple[Table, Table]] = {
 WARPS = [Sampling(0.7, 2, 1.0), Sampling(1.5, 0, 0.8), Sampling(1.0, 10, 0.8)]
 
 LENGTH, TEXTS = 4, 2000
-REFUTED = 1e-6  # a right rule meets this once in a million seeds, and the seeds are fixed
+REFUTED = 1e-6  # a right rule meets this about once in a million seeds; docs/conformance.md has the rate
 FEWEST = 5.0  # expected texts of a cell, below which chi-square is not its law
 START = 0  # the prompt's only token
 
