@@ -15,6 +15,7 @@ from experiments.optional import need
 from mtad.errors import UserError
 
 TOLD = 40  # problems in all
+LONGEST = 400  # characters of a line, most of which others may have named
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,23 +39,30 @@ def check(places: Sequence[Path]) -> list[str]:
     """Print what was checked; all problems, a line each. Raises UserError."""
     need("jsonschema", "report")
     from experiments.formats.validate import validate
-    from experiments.report.trace import visible
 
     runs, notes = [], []
     for place in places:
         found, unseen = validate(place)
         runs += found
         notes += unseen + [f"{run.name}: {note}" for run in found for note in run.notes]
-    width = max(len("run"), *(len(visible(run.name)) for run in runs))
+    width = max(len("run"), *(len(_line(run.name)) for run in runs))
     print(f"{'run':{width}}  variants  texts  verdict")
     for run in runs:
         decoders = (run.summary or {}).get("decoders")
         variants = len(decoders) if isinstance(decoders, dict) else "-"
         texts = "-" if run.texts is None else run.texts
-        print(f"{visible(run.name):{width}}  {variants:>8}  {texts:>5}  {run.verdict}")
+        print(f"{_line(run.name):{width}}  {variants:>8}  {texts:>5}  {run.verdict}")
     for note in notes:
-        print(f"note: {visible(note)}")
-    return [visible(f"{run.name}: {problem}").replace("\n", " ") for run in runs for problem in run.problems]
+        print(f"note: {_line(note)}")
+    return [_line(f"{run.name}: {problem}") for run in runs for problem in run.problems]
+
+
+def _line(text: str) -> str:
+    """One line of no great length: a folder's name must not write lines of its own into the table."""
+    from experiments.report.trace import visible
+
+    line = visible(text).replace("\n", " ")
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from experiments.report.leaderboard import _hardware
 from scripts.leaderboard import main
 from tests.browser import ABSENT, PROGRAM, Browser, chromium
 
@@ -88,8 +89,16 @@ def test_stand_ins_replays_mixtures_and_lone_summaries_are_marked(tmp_path: Path
     assert "mixed: rows of 2 versions of the code" in line["marks"][0]
     assert line["checked"] == ("form", "a summary without its rows: only its form was checked")
     assert line["hardware"] == ("-", "no environment.json beside the summary")
+    weights = {"target": {"quantized": "4 bits"}, "draft": {"quantized": "8 bits"}}
+    held = table(made(tmp_path, summary(tmp_path / "three", weights=weights)))[0]
+    assert held["precision"][0] == "4 bits" and "quantized draft: 8 bits" in held["marks"][0]
     real = summary(tmp_path / "two", parameters={"target": 8 * 10**9, "draft": 10**9}, isolation=[])
     assert {one["marks"][0] for one in table(made(tmp_path, real))} == {""}
+
+
+def test_alike_gpus_are_counted_and_unlike_ones_named() -> None:
+    gpus = [{"name": name} for name in ("A", "A", "B")]
+    assert _hardware({"processes": [{"gpu": gpus[0], "other_gpus": gpus[1:]}]}).words == "2 x A + B"
 
 
 def test_what_is_not_valid_is_named_and_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

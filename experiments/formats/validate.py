@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from os.path import lexists  # follows no link, and takes what may not be looked at for absent
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def _name(folder: Path, place: Path) -> str:
 
 def _trial(folder: Path, place: Path) -> bool:
     """Trials of tuning are no results, and have no summary."""
-    return folder != place and folder.parent.name.endswith(TRIALS) and not (folder / "summary.json").exists()
+    return folder != place and folder.parent.name.endswith(TRIALS) and not lexists(folder / "summary.json")
 
 
 def _may_be_summary(file: Path) -> bool:
@@ -97,13 +98,13 @@ def _alone(file: Path, name: str) -> Checked:
 
 def _run(folder: Path, name: str) -> Checked:
     checked = Checked(name, folder)
-    if (folder / "summary.json").exists():
+    if lexists(folder / "summary.json"):
         checked.summary = _object(checked, folder / "summary.json", "summary")
-    if (folder / "environment.json").exists():
+    if lexists(folder / "environment.json"):
         checked.environment = _object(checked, folder / "environment.json", "environment") or {}
     else:
         checked.notes.append("there is no environment.json: nothing is known of the machine")
-    there = [one for one in JOURNALS if one == "samples" or (folder / f"{one}.jsonl").exists()]
+    there = [one for one in JOURNALS if one == "samples" or lexists(folder / f"{one}.jsonl")]
     journals = {one: _journal(checked, folder / f"{one}.jsonl", one) for one in there}
     checked.texts = len(journals["samples"])
     if not checked.problems:

@@ -8,6 +8,7 @@ Knows how checked summaries are shown; refuses to know how any figure is made.
 from __future__ import annotations
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -174,7 +175,8 @@ def _hardware(environment: Mapping[str, Any]) -> Cell:
         gpus = [gpu["name"] for gpu in (process.get("gpu"), *process.get("other_gpus", ())) if gpu and gpu.get("name")]
         threads = process.get("torch_threads")
         processor = [process.get("cpu", "a CPU"), *([counted(threads, "thread")] if threads else [])]
-        names.append(" + ".join(map(str, gpus)) or ", ".join(processor))
+        alike = (f"{many} x {name}" if many > 1 else str(name) for name, many in Counter(gpus).items())
+        names.append(" + ".join(alike) or ", ".join(processor))
     return Cell("; ".join(dict.fromkeys(names))) if names else Cell("-", NO_MACHINE)
 
 
@@ -189,6 +191,9 @@ def _marks(name: str, summary: Mapping[str, Any]) -> Iterator[Cell]:
     """What a reader must know before he compares."""
     if stand_in := Run(name, None, summary).stand_in:
         yield Cell(f"replay: {stand_in}" if summary.get("replay") else f"stand-in: {stand_in}")
+    weights = summary.get("weights") or {}
+    for line in quantized({role: origin for role, origin in weights.items() if role != "target"}):  # its own column
+        yield Cell(f"quantized {line}")
     if len(summary["code_versions"]) > 1:
         yield Cell(f"mixed: rows of {len(summary['code_versions'])} versions of the code")
     if summary["isolation"]:
