@@ -38,6 +38,7 @@ def run_toy(pair: Path, results: Path, *overrides: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.runs
 def test_a_run_that_is_complete_is_measured_later_and_only_once(saved_pair: Path, tmp_path: Path) -> None:
     plain = run_toy(saved_pair, tmp_path)
     assert {figures["approximation_reason"] for figures in plain["decoders"].values()} == {NOT_ASKED}
@@ -60,6 +61,7 @@ def test_a_run_that_is_complete_is_measured_later_and_only_once(saved_pair: Path
     assert sum(one["blocks"] for one in found["bins"]) == found["emitted"]["blocks"] == found["rounds"]
 
 
+@pytest.mark.runs
 def test_a_pass_that_was_cut_goes_on_where_it_was(saved_pair: Path, tmp_path: Path) -> None:
     whole = run_toy(saved_pair, tmp_path, ASKED)
     (file,) = tmp_path.glob("*/*/approximation.jsonl")
@@ -72,6 +74,7 @@ def test_a_pass_that_was_cut_goes_on_where_it_was(saved_pair: Path, tmp_path: Pa
         assert again["decoders"][label]["approximation"] == figures["approximation"]
 
 
+@pytest.mark.runs
 def test_other_settings_measure_anew(saved_pair: Path, tmp_path: Path) -> None:
     everything = run_toy(saved_pair, tmp_path, ASKED)["decoders"]["mtad"]["approximation"]
     few = run_toy(saved_pair, tmp_path, "approximation={rounds: 1}")["decoders"]["mtad"]["approximation"]

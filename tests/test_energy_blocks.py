@@ -127,8 +127,8 @@ def test_under_strict_a_disturbed_block_does_not_count_and_is_measured_again(
     saved_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Laps: one text, the spell before, and the only block of the only round.
-    monkeypatch.setattr(process, "Watch", lambda device: Scripted(loud=3))
-    monkeypatch.setattr(process, "find_meter", lambda plan: (Meter([Clockwork()], {}), None))
+    monkeypatch.setattr(process, "Watch", lambda *where: Scripted(loud=3))
+    monkeypatch.setattr(process, "find_meter", lambda *asked: (Meter([Clockwork()], {}), None))
     options = ["energy=true", "meter.seconds=0.1", "meter.idle_seconds=0.05", "meter.blocks=1", "strict=true"]
     settings = toy_settings(saved_pair, tmp_path, "limit=1", "reference=[]", *options)
     with pytest.raises(UserError, match="strict=true: "):
@@ -137,7 +137,7 @@ def test_under_strict_a_disturbed_block_does_not_count_and_is_measured_again(
     blocks = [record for record in map(json.loads, journal.read_text().splitlines()) if record["kind"] == "block"]
     assert [block["joules"] for block in blocks] == [None]
     assert "1 of 1 blocks were measured while other processes used" in blocks[0]["joules_reason"]
-    monkeypatch.setattr(process, "Watch", lambda device: Scripted(loud=-1))
+    monkeypatch.setattr(process, "Watch", lambda *where: Scripted(loud=-1))
     runner.run(settings)
     figures = json.loads(journal.with_name("summary.json").read_text())["decoders"]["mtad"]["energy"]
     assert figures["blocks"] == 1 and figures["joules_per_token"] > 0

@@ -20,6 +20,7 @@ from baselines.hf import HfGenerate, HfStatic
 from baselines.hf_assisted import HfAssisted
 from baselines.hf_shared import Ends
 from baselines.speculative import Speculative
+from experiments.conformance.engines import VOCABULARY, small_llama
 from mtad.decoder import Decoder, Engine, Source, Text
 from mtad.ending import Limits
 from mtad.errors import UserError
@@ -30,7 +31,6 @@ from mtad.model import CausalModel
 from mtad.session import Session
 from tests.fakes import TableModel, llama, noisy, opt
 from tests.helpers import PURE, from_yaml, write
-from tests.test_engine_laws import VOCABULARY, small
 
 ENGINES: dict[str, Callable[[], Decoder]] = {
     "hf_generate": HfGenerate,
@@ -182,7 +182,7 @@ def test_settings_inside_a_checkpoint_do_not_leak_in(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_padded_rows_are_never_written(name: str) -> None:
-    target, draft = small(3), small(4)
+    target, draft = small_llama(3), small_llama(4)
     with torch.no_grad():
         for model in (target, draft):
             model.lm.lm_head.weight[VOCABULARY:] = 3 * model.lm.lm_head.weight[:2]
@@ -231,11 +231,12 @@ def test_other_models_are_refused_in_one_line(name: str) -> None:
 
 
 def test_a_pair_with_unequally_padded_embeddings_is_assisted_and_left_as_it_was() -> None:
-    target, wide = small(3), small(4)
+    target, wide = small_llama(3), small_llama(4)
     wide.lm.resize_token_embeddings(VOCABULARY + 6)
     for seed in range(5):
         alike, padded = (
-            write(HfAssisted(), target, draft, limit=12, sampling=Sampling(), seed=seed) for draft in (small(4), wide)
+            write(HfAssisted(), target, draft, limit=12, sampling=Sampling(), seed=seed)
+            for draft in (small_llama(4), wide)
         )
         assert padded.tokens == alike.tokens and padded.rounds == alike.rounds
     assert [model.lm.config.vocab_size for model in (target, wide)] == [VOCABULARY + 2, VOCABULARY + 6]
@@ -254,7 +255,7 @@ def test_one_compiled_forward_serves_many_texts_and_none_is_charged_for_compilin
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(hf, "CompileConfig", partial(CompileConfig, backend="eager"))  # the graph alone: seconds less
-    target, engine, graphs = small(3), HfStatic(compile="on", capacity=32), list[int]()
+    target, engine, graphs = small_llama(3), HfStatic(compile="on", capacity=32), list[int]()
     for prompt in ([3], [3], [1, 2, 3, 4], [2] * 9):
         ours, theirs = (write(d, target, target, prompt, limit=8, sampling=GREEDY) for d in (Autoregressive(), engine))
         assert theirs.tokens == ours.tokens

@@ -75,6 +75,7 @@ def test_imports_run_one_way(package: str) -> None:
     assert not wrong
 
 
+@pytest.mark.platform
 def test_a_run_on_the_embedded_pair_needs_no_optional_package() -> None:
     blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in OPTIONAL)
     everything = [*modules("mtad", "baselines", "experiments"), "run"]

@@ -59,6 +59,7 @@ def answers(lm: Any, *asked: tuple[str, Mapping[str, object]]) -> list[str]:
     return list(lm.generate_until([asks("generate_until", *one) for one in asked], disable_tqdm=True))
 
 
+@pytest.mark.platform
 def test_the_command_line_runs_a_local_task_offline_with_a_decoders_options(tmp_path: Path) -> None:
     options = ["--model_args", "gamma=2", "--tasks", "local_sums", "--include_path", FOLDER, "--limit", "1"]
     done = subprocess.run(

@@ -48,6 +48,7 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_one_line_with_exit_code_
     assert len(rows_of(tmp_path)) == 4, "two cells of two texts"
 
 
+@pytest.mark.runs
 def test_cells_of_one_pair_read_its_weights_once_and_complete_ones_not_at_all(starter: Starter, tmp_path: Path) -> None:
     sweep = ("-m", *SMALL, "decoder.gamma=3,4", f"results_dir={tmp_path}")
     first = starter.run(*sweep, first=COUNTED)

@@ -22,6 +22,7 @@ from experiments.table import engine_notes
 from experiments.threads import sensible
 from mtad.dtypes import find_dtype, has_bf16
 from mtad.errors import UserError
+from mtad.placement import ON_CPU
 from mtad.recorded import CannotRecordError
 from mtad.session import Session
 from tests.fakes import llama
@@ -131,14 +132,14 @@ def test_engine_and_threads_are_of_the_run_id(saved_pair: Path, tmp_path: Path) 
 def test_a_pair_is_loaded_anew_for_another_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
 
-    def load(_device: torch.device, _rows: int, engine: str) -> object:
+    def load(_rows: int, engine: str) -> object:
         loaded.append(engine)
         return object()
 
-    blueprint = SimpleNamespace(origins={}, vocabulary=8, eos=frozenset(), load=load)
+    blueprint = SimpleNamespace(origins={}, vocabulary=8, eos=frozenset(), placement=ON_CPU, load=load)
     shelf = Shelf()
     for engine in ("auto", "auto", "eager"):
-        shelf.take(blueprint, CPU, engine)  # type: ignore[arg-type]
+        shelf.take(blueprint, engine)  # type: ignore[arg-type]
     assert loaded == ["auto", "eager"]
 
 
