@@ -25,6 +25,8 @@ from mtad.law import Sampling
 from mtad.loading import Pair
 from tests.toy import ROOT
 
+pytestmark = pytest.mark.platform
+
 BLOCK = re.compile(r"^`([\w/.]+)`:\n\n```(?:python|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 GREEDY = Sampling(greedy=True)
 

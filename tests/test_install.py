@@ -22,6 +22,8 @@ from mtad.mtad import Mtad
 from tests.conftest import PythonRun
 from tests.toy import ROOT
 
+pytestmark = pytest.mark.platform  # it starts other programs
+
 SHIPPED = ("mtad", "baselines", "experiments", "scripts", "conf", "hydra_plugins")
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
@@ -138,7 +140,6 @@ def test_a_run_knows_an_edited_decoder_of_another_package_for_another_one(toy: P
     assert outside_code(Mtad) is None, "the code of this project is in every row already"
 
 
-@pytest.mark.platform
 def test_a_wheel_installed_outside_the_repository_runs_from_another_folder(tmp_path: Path, site: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
