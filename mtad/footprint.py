@@ -110,7 +110,7 @@ def count_weights(
         quantizer: None is torchao.
         ranks: of tensor parallelism: the share of one of them, norms and the rest being whole on each.
     """
-    parts = _parts(str(config.model_type), config.to_json_string(use_diff=False), dtype)
+    parts = _parts(config, dtype)
     layers = tuple(_layer_bytes(part, dtype, bits, quantizer or DEFAULT_QUANTIZER, ranks) for part in parts.layers)
     return Weights(parts.embeddings, layers, parts.head)
 
@@ -123,7 +123,7 @@ def cache_bytes(config: Any, dtype: torch.dtype, ranks: int = 1) -> int:
 
 def workspace(config: Any, dtype: torch.dtype, reading: Reading, bits: int | None = None) -> Workspace:
     """The memory of one forward, by its terms."""
-    parts = _parts(str(config.model_type), config.to_json_string(use_diff=False), dtype)
+    parts = _parts(config, dtype)
     linears = parts.layers[0].linears
     widest = max(rows for rows, _ in linears)
     wide = 1 + sum(rows == widest for rows, _ in linears)  # one more is made of those that matrices give
@@ -144,7 +144,7 @@ def workspace(config: Any, dtype: torch.dtype, reading: Reading, bits: int | Non
 
 def packed_bytes(config: Any, dtype: torch.dtype) -> int:
     """What a recorded forward on a CPU keeps: a rearranged copy of linear layers, for models up to a size."""
-    parts = _parts(str(config.model_type), config.to_json_string(use_diff=False), dtype)
+    parts = _parts(config, dtype)
     head = (config.vocab_size, config.hidden_size)
     numbers = [rows * columns for rows, columns in (*(one for part in parts.layers for one in part.linears), head)]
     if sum(numbers) * dtype.itemsize > LARGEST_BYTES:
@@ -181,8 +181,12 @@ class _Parts:
     head: int
 
 
+def _parts(config: Any, dtype: torch.dtype) -> _Parts:
+    return _parts_of(str(config.model_type), config.to_json_string(use_diff=False), dtype)
+
+
 @lru_cache(maxsize=32)
-def _parts(model_type: str, numbers: str, dtype: torch.dtype) -> _Parts:
+def _parts_of(model_type: str, numbers: str, dtype: torch.dtype) -> _Parts:
     """From the configuration as text, for configurations themselves cannot be looked up."""
     model = without_numbers(_config(model_type, numbers), dtype)
     decoder = model.get_decoder()

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, open_dict
 from torch.distributed.run import get_args_parser
 
 from experiments.composed import composed
-from experiments.replay.command import _asked as settings_of_replay
+from experiments.replay.command import asked as settings_of_replay
 from experiments.settings import read_each, read_settings
 from tests.helpers import ALL
 from tests.toy import ROOT

@@ -25,7 +25,7 @@ DECIDED = (  # by the trace, or of no use to a replay
 def replay(place: Path, overrides: Sequence[str]) -> None:
     """Time the reads of a trace on the pair that `overrides` name, or finish what was begun. Raises UserError."""
     with configured():
-        settings = _asked(overrides)
+        settings = asked(overrides)
         trace = read_trace(find_trace(place))
         named = replace(settings, name=settings.name if groups.asked("name") else _name(settings, trace))
         for label, reason in trace.left_out.items():
@@ -33,7 +33,7 @@ def replay(place: Path, overrides: Sequence[str]) -> None:
         carry_out(planned(named, trace))
 
 
-def _asked(overrides: Sequence[str]) -> Settings:
+def asked(overrides: Sequence[str]) -> Settings:
     """The settings, without what a trace decides. Raises UserError."""
     config = composed("replay", overrides)
     for key in DECIDED:

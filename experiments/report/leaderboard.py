@@ -7,11 +7,9 @@ Knows how checked summaries are shown; refuses to know how any figure is made.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from markupsafe import Markup
 from experiments.baseline import FRONTIER, baseline_of
 from experiments.figure import counted
 from experiments.formats.validate import Checked
+from experiments.report.policy import policy
 from experiments.report.results import Run
 from experiments.report.trace import visible
 from experiments.stand_in import quantized
@@ -87,12 +86,10 @@ def leaderboard(runs: Sequence[Checked]) -> str:
         "\n".join((HERE / f"{name}.{end}").read_text(encoding="utf-8") for name in ("page", "leaderboard"))
         for end in ("css", "js")
     )
-    digest = b64encode(sha256(script.encode()).digest()).decode()
     html = environment.get_template("leaderboard.html").render(
         style=Markup(style),
         script=Markup(script),
-        policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'",
+        policy=policy(script),
         columns=COLUMNS,
         lines=lines,
         pairs=sorted({line.pair for line in lines}),

@@ -11,7 +11,6 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from experiments.report.background import about, caveats, machines, nulls, stand
 from experiments.report.claims import RULES, UNMEASURED, Verdict, judge_claims
 from experiments.report.claims_text import counted, measured, printed, with_scope
 from experiments.report.plots import Plot, picture, plots
+from experiments.report.policy import policy
 from experiments.report.published import Published
 from experiments.report.results import Results, Run
 from experiments.report.tables import tables, to_html
@@ -110,7 +110,7 @@ def page(results: Results, prompts: Sequence[str] = (), first: int = FIRST) -> s
         title=f"Results: {results.place.resolve().name}",
         style=Markup(style),
         script=Markup(script),
-        policy=_policy(script),
+        policy=policy(script),
         runs=[about(run) for run in results.runs],
         stand_ins=stand_ins(results),
         all_stand_ins=all(run.stand_in for run in results.runs),
@@ -188,10 +188,3 @@ def _shown(run: Run, rows: Sequence[Row], prompt: str) -> Shown:
     return Shown(
         prompt, question(run, prompt), tuple(order[:MOST_VARIANTS]), len(order[MOST_VARIANTS:]), len(texts) - 1
     )
-
-
-def _policy(script: str) -> str:
-    """Nothing may be loaded or sent, and only this script runs."""
-    digest = b64encode(sha256(script.encode()).digest()).decode()
-    only = f"script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
-    return f"default-src 'none'; {only}; base-uri 'none'; form-action 'none'"
